@@ -1,0 +1,102 @@
+# Everything runs in virtual environments that these recipes make; `make` alone lists the recipes.
+#   PYTHON      the interpreter the environments are made with (3.10 or newer)
+#   VENV        where the environment lies
+#   TORCH_ARGS  more options for installing torch, such as the index of the CPU-only wheels
+#   PYTEST_ARGS more options for pytest
+PYTHON      ?= python3
+VENV        ?= .venv
+VENV_T5     ?= $(VENV)-transformers5
+TORCH_ARGS  ?=
+PYTEST_ARGS ?=
+SOURCE      ?= swin_tiny
+OUTPUT      ?= packages/$(SOURCE)
+
+BIN         := $(VENV)/bin
+PIP_INSTALL  = -m pip install -qq
+NATIVE      := $(shell find CMakeLists.txt cmake edgetx/ops \( -name '*.cc' -o -name '*.h' -o -name '*.cmake' \
+                 -o -name 'CMakeLists.txt' \) -type f 2>/dev/null)
+SANITIZED   ?= build-sanitize
+
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help quickstart test test-fast test-transformers5 lint format bench docs sanitize wheel clean
+
+help:  ## list the recipes
+	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
+
+# --- environments: a stamp per layer, so that a second call starts at once ---------------------------------
+
+$(VENV)/.torch: constraints/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit("edgetx needs Python 3.10 or newer, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.12" if sys.version_info < (3, 10) else 0)'
+	@echo "== $(VENV): torch (a large download, once)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python $(PIP_INSTALL) --upgrade 'pip>=25.1'
+	@$(BIN)/python $(PIP_INSTALL) $(TORCH_ARGS) -c $< torch
+	@# torchvision's wheel may name another build of torch than the one that is there.
+	@$(BIN)/python $(PIP_INSTALL) --no-deps -c $< torchvision
+	@touch $@
+
+$(VENV)/.edgetx: $(VENV)/.torch pyproject.toml $(NATIVE)
+	@echo "== $(VENV): edgetx and its native library"
+	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt scikit-build-core cmake ninja
+	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt \
+	   --no-build-isolation --editable '.[export,ort]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.edgetx pyproject.toml constraints/dev.txt
+	@echo "== $(VENV): the tools for tests, checks and documentation"
+	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo "== $(VENV): the peers that benchmarks compare with"
+	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt 'edgetx[bench]'
+	@touch $@
+
+# --- recipes -----------------------------------------------------------------------------------------------
+
+quickstart: $(VENV)/.edgetx  ## set up, then export, verify, measure and run a model on a photograph
+	@$(BIN)/edgetx deploy $(SOURCE) --no-pretrained --output $(OUTPUT) --force --image \
+	   "$$($(BIN)/python -c 'from pathlib import Path; from skimage import data; print(Path(data.__file__).with_name("chelsea.png"))')"
+
+test: $(VENV)/.dev  ## set up, then run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(VENV)/.dev  ## the tests without the slow ones
+	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+
+test-transformers5: constraints/transformers5.txt  ## the exporters' tests against transformers 5, in a second environment
+	@$(MAKE) --no-print-directory VENV=$(VENV_T5) $(VENV_T5)/.dev
+	@$(VENV_T5)/bin/python $(PIP_INSTALL) -c $< --upgrade transformers huggingface_hub
+	$(VENV_T5)/bin/python -m pytest tests/exporters -k transformers $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev  ## format and apply the safe fixes
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.bench  ## measure against the peers; results go to benchmarks/results
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+docs: $(VENV)/.dev  ## build the documentation into site/, strictly; its code runs in `make test`
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "docs: site/index.html"
+
+sanitize: $(VENV)/.edgetx  ## the kernels under AddressSanitizer and UndefinedBehaviorSanitizer
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	   -DEDGETX_SANITIZE=ON
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)
+	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(SANITIZED) --output-on-failure --no-tests=error
+
+wheel: $(VENV)/.edgetx  ## a wheel in dist/
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:  ## remove builds, caches and the environments
+	rm -rf build $(SANITIZED) dist site $(VENV) $(VENV_T5) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	   .import_linter_cache

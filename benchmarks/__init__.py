@@ -1,0 +1,1 @@
+"""Paired measurements against peers; `python -m benchmarks` runs them, results/ holds what they found."""

@@ -1,0 +1,162 @@
+"""The engines that a worker can open, one small function each; imported in workers only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from edgetx.benchmark import feeds as arrays
+from edgetx.benchmark.specs import EngineSpec
+from edgetx.core import Target
+from edgetx.errors import InputError, UnavailableError
+
+
+@dataclass
+class Opened:
+    """A loaded engine.
+
+    `bind()` gives the inputs and a function that runs once on them and returns when the outputs are ready;
+    `outputs(result)` gives those as numpy arrays.
+    """
+
+    bind: Callable[[], tuple[Mapping[str, Any], Callable[[], Any]]]
+    outputs: Callable[[Any], list[Any]]
+    version: str
+    ran_on: dict[str, str] = field(default_factory=dict)
+
+
+def _given(spec: EngineSpec) -> dict[str, Any]:
+    if spec.inputs is None:
+        raise InputError(f"engine {spec.name!r} ({spec.kind}) needs inputs; give a package to take them from")
+    return arrays.load(spec.inputs)
+
+
+def _require(module: str, extra: str) -> Any:
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UnavailableError(f"{module} cannot be imported ({error}); install it with {extra}") from error
+
+
+def open_package(spec: EngineSpec, threads: int) -> Opened:
+    """The package through `edgetx.load`, as a user runs it."""
+    from edgetx import runtimes
+    from edgetx.package import Package
+
+    target = Target(
+        device=spec.device, threads=threads, optimization=spec.optimization, custom_ops=spec.custom_ops
+    )
+    session = runtimes.load(spec.path, runtime=spec.runtime, target=target)
+    facts = session.describe()
+
+    def bind() -> tuple[Mapping[str, Any], Callable[[], Any]]:
+        feeds: Mapping[str, Any]
+        if spec.image is not None:
+            if session.processor is None:
+                raise InputError(f"package {spec.path} has no processor, so it cannot read {spec.image}")
+            feeds = session.processor.preprocess(spec.image, session.io)
+        elif spec.inputs is not None:
+            feeds = arrays.rename(arrays.load(spec.inputs), [tensor.name for tensor in session.io.inputs])
+        else:
+            feeds = Package.open(spec.path, check=False).golden()[0].inputs
+        return feeds, lambda: session.run(feeds)
+
+    return Opened(
+        bind=bind,
+        outputs=lambda result: list(result.values()),
+        version=facts.get("engine", spec.runtime or "package"),
+        ran_on=facts,
+    )
+
+
+def open_onnx(spec: EngineSpec, threads: int) -> Opened:
+    """Bare ONNX Runtime: the stock baseline, with nothing of edgetx registered."""
+    ort = _require("onnxruntime", "pip install 'edgetx[ort]'")
+    levels = ort.GraphOptimizationLevel
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.graph_optimization_level = {
+        "none": levels.ORT_DISABLE_ALL,
+        "basic": levels.ORT_ENABLE_BASIC,
+        "extended": levels.ORT_ENABLE_EXTENDED,
+        "all": levels.ORT_ENABLE_ALL,
+    }[spec.optimization]
+    provider: Any = "CPUExecutionProvider"
+    if spec.device != "cpu":
+        provider = ("CUDAExecutionProvider", {"device_id": int(spec.device.partition(":")[2] or 0)})
+    session = ort.InferenceSession(spec.path, options, providers=[provider])
+    feeds = arrays.rename(_given(spec), [tensor.name for tensor in session.get_inputs()])
+    return Opened(
+        bind=lambda: (feeds, lambda: session.run(None, feeds)),
+        outputs=list,
+        version=f"onnxruntime {ort.__version__}",
+        ran_on={"providers": ", ".join(session.get_providers()), "optimization": spec.optimization},
+    )
+
+
+def open_openvino(spec: EngineSpec, threads: int) -> Opened:
+    """Bare OpenVINO on an ONNX file, latency hint, float32 as the other CPU engines."""
+    ov = _require("openvino", "pip install openvino")
+    if spec.device != "cpu":
+        raise UnavailableError(f"the openvino engine runs on cpu only, not {spec.device!r}")
+    core = ov.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    given = _given(spec)
+    model = core.read_model(spec.path)
+    names = [tensor.get_any_name() for tensor in model.inputs]
+    feeds = arrays.rename(given, names)
+    model.reshape({name: list(array.shape) for name, array in feeds.items()})
+    request = core.compile_model(model, "CPU", settings).create_infer_request()
+    return Opened(
+        bind=lambda: (feeds, lambda: request.infer(feeds, share_inputs=True)),
+        outputs=lambda result: list(result.values()),
+        version=f"openvino {ov.__version__.split('-')[0]}",
+        ran_on={key.lower(): str(value) for key, value in settings.items()},
+    )
+
+
+def open_torch(spec: EngineSpec, threads: int) -> Opened:
+    """PyTorch eager on the module that a SOURCE names, as its library built it."""
+    torch = _require("torch", "pip install 'edgetx[export]'")
+    torch.set_num_threads(threads)
+    from edgetx import sources
+
+    module = sources.load(spec.path, pretrained=spec.pretrained).module.eval().to(spec.device)
+    feeds = _given(spec)
+
+    def bind() -> tuple[Mapping[str, Any], Callable[[], Any]]:
+        tensors = [torch.from_numpy(array).to(spec.device) for array in feeds.values()]
+
+        def run() -> Any:
+            with torch.inference_mode():
+                result = module(*tensors)
+                if spec.device != "cpu":
+                    torch.cuda.synchronize(spec.device)
+            return result
+
+        return feeds, run
+
+    def outputs(result: Any) -> list[Any]:
+        values = result.values() if hasattr(result, "values") else result
+        values = [values] if isinstance(values, torch.Tensor) else list(values)
+        return [value.cpu().numpy() for value in values if isinstance(value, torch.Tensor)]
+
+    return Opened(
+        bind=bind, outputs=outputs, version=f"torch {torch.__version__}", ran_on={"device": spec.device}
+    )
+
+
+KINDS: dict[str, Callable[[EngineSpec, int], Opened]] = {
+    "package": open_package,
+    "onnx": open_onnx,
+    "openvino": open_openvino,
+    "torch": open_torch,
+}

@@ -1,0 +1,167 @@
+"""What a benchmark found: JSON first, tables from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from edgetx.benchmark.machine import MachineRecord
+from edgetx.benchmark.stats import Statistics
+from edgetx.errors import InputError
+
+SCHEMA = 1
+
+
+class Scenario(msgspec.Struct, frozen=True, kw_only=True):
+    """How it was measured.
+
+    `runs` are timed runs per engine, in `rounds` alternating rounds; `seconds` is the wall-clock budget
+    per engine that replaced `runs`, or None.
+    """
+
+    threads: int
+    runs: int
+    rounds: int
+    seconds: float | None
+    warmup: int
+    inputs: dict[str, str]
+
+
+class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine. Times in nanoseconds, sizes in bytes.
+
+    Attributes:
+        rounds_ns: every timed run, grouped by round.
+        load_ns: from the start of the engine's imports to a session that is ready, in a fresh process.
+        first_ns: the first inference.
+        stationary: whether warm-up ended because latencies had settled, not because of its cap.
+        speedup: median of the baseline / median of this engine (1 for the baseline).
+        speedup_range: smallest and largest of the same ratio taken round by round.
+        difference: largest absolute difference of its outputs from the baseline's, None where they cannot
+            be compared (other count, shapes or element types).
+    """
+
+    name: str
+    kind: str
+    path: str
+    version: str
+    ran_on: dict[str, str]
+    latency: Statistics
+    rounds_ns: list[list[int]]
+    load_ns: int
+    first_ns: int
+    warmup_runs: int
+    stationary: bool
+    peak_bytes: int | None
+    file_bytes: int | None
+    speedup: float
+    speedup_range: tuple[float, float]
+    difference: float | None
+
+
+class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A comparison of engines on one machine; `engines` in the order they were given."""
+
+    schema: int = SCHEMA
+    edgetx: str
+    machine: MachineRecord
+    scenario: Scenario
+    baseline: str
+    engines: list[EngineResult]
+
+    def __getitem__(self, name: str) -> EngineResult:
+        for engine in self.engines:
+            if engine.name == name:
+                return engine
+        raise KeyError(
+            f"no engine {name!r} in this report; it has {[engine.name for engine in self.engines]}"
+        )
+
+    def to_json(self) -> str:
+        """The whole report as indented JSON."""
+        return msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> BenchReport:
+        """Read `to_json`'s text; raises `InputError` that names the wrong field or the newer schema."""
+        try:
+            schema = msgspec.json.decode(text, type=_Version).schema
+            if schema != SCHEMA:
+                raise InputError(
+                    f"the benchmark report has schema {schema}, this edgetx reads {SCHEMA}; "
+                    "use the edgetx that wrote it or measure again"
+                )
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.DecodeError as error:
+            raise InputError(
+                f"not a benchmark report: {error}; expected the JSON of `edgetx bench`"
+            ) from error
+
+    def save(self, path: str | Path) -> None:
+        """Write `to_json` to a file."""
+        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+
+    def to_table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and one row of text per engine."""
+        header = ["engine", "on", "median", "p90", "p99", "min", "first", "load", "peak memory", "file"]
+        header += [f"speed vs {self.baseline}", "max abs difference"]
+        rows = []
+        for engine in self.engines:
+            low, high = engine.speedup_range
+            is_baseline = engine.name == self.baseline
+            rows.append(
+                [
+                    engine.name,
+                    engine.version,
+                    *map(
+                        milliseconds,
+                        (engine.latency.median, engine.latency.p90, engine.latency.p99, engine.latency.min),
+                    ),
+                    milliseconds(engine.first_ns),
+                    milliseconds(engine.load_ns),
+                    size(engine.peak_bytes),
+                    size(engine.file_bytes),
+                    "baseline" if is_baseline else f"{engine.speedup:.2f}x ({low:.2f}-{high:.2f})",
+                    ""
+                    if is_baseline
+                    else "not comparable"
+                    if engine.difference is None
+                    else f"{engine.difference:.1e}",
+                ]
+            )
+        return header, rows
+
+    def to_markdown(self) -> str:
+        """The table as Markdown, followed by one line on the machine and the scenario."""
+        header, rows = self.to_table()
+        lines = [header, ["---"] * len(header), *rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{self.conditions()}\n"
+
+    def conditions(self) -> str:
+        """One line: on what and how this was measured."""
+        machine, scenario = self.machine, self.scenario
+        load = "" if machine.load_before is None else f", load {machine.load_before:.1f} before"
+        load += "" if machine.load_after is None else f" and {machine.load_after:.1f} after"
+        inputs = " ".join(f"{name}={text}" for name, text in scenario.inputs.items())
+        return (
+            f"{machine.cpu}, {machine.cores_physical} cores, {scenario.threads} threads, {machine.os}{load}; "
+            f"{scenario.runs} runs in {scenario.rounds} alternating rounds, {inputs}, {machine.time_utc}."
+        )
+
+
+class _Version(msgspec.Struct):
+    schema: int
+
+
+def milliseconds(nanoseconds: float) -> str:
+    """Nanoseconds as text in milliseconds, three significant digits or better."""
+    value = nanoseconds / 1e6
+    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
+
+
+def size(count: int | None) -> str:
+    """Bytes as text in MB (10^6 bytes), or `unknown`."""
+    if count is None:
+        return "unknown"
+    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"

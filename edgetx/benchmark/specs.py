@@ -1,0 +1,37 @@
+"""What a worker is asked to run."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+Kind = Literal["package", "onnx", "torch", "openvino"]
+
+
+class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """One engine of a comparison.
+
+    Attributes:
+        name: how the report calls it; unique within one comparison.
+        kind: `package` (edgetx.load), `onnx` (bare ONNX Runtime), `openvino` (bare OpenVINO on an ONNX
+            file) or `torch` (PyTorch eager on the module that a SOURCE names).
+        path: package folder, ONNX file, or SOURCE for `torch`.
+        inputs: `.npz` written by `edgetx.benchmark.feeds.save`; None takes golden input 0 of a package.
+        image: for `package`, a file that the package's processor reads instead of `inputs`.
+        runtime, optimization, custom_ops: for `package`, as in `edgetx.load` and `Target`;
+            `optimization` also holds for `onnx`.
+        device: `cpu` or `cuda[:index]`.
+        pretrained: for `torch`, whether the SOURCE's weights are loaded.
+    """
+
+    name: str
+    kind: Kind
+    path: str
+    inputs: str | None = None
+    image: str | None = None
+    runtime: str | None = None
+    device: str = "cpu"
+    optimization: Literal["none", "basic", "extended", "all"] = "all"
+    custom_ops: bool = True
+    pretrained: bool = True

@@ -1,0 +1,239 @@
+"""A `Reference` becomes an ONNX model: operators kept as nodes, their standard bodies attached.
+
+The steps, in order: trace with `torch.export` (every symbol of the IOSpec stays symbolic), translate with
+PyTorch's ONNX exporter (each edgetx operator becomes one node of domain `edgetx`), name the dimensions,
+attach the operators' function bodies. The bodies come last because the exporter inlines every function
+that is present while it runs.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+import torch
+
+from edgetx import ops
+from edgetx.core import IOSpec, Reference, SymbolRange, TensorSpec
+from edgetx.errors import ExportError
+from edgetx.ops.operator import MINIMUM_OPSET, Variant
+
+class Positional(torch.nn.Module):
+    """Calls a model with one tensor per input and returns its outputs as a flat tuple, both in IOSpec order."""
+
+    def __init__(self, module: torch.nn.Module, io: IOSpec) -> None:
+        super().__init__()
+        self.module = module
+        self.io = io
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return flatten_outputs(self.module(*tensors), self.io)
+
+
+EXTERNAL_DATA_BYTES = 64 * 2**20
+"""Models whose weights are larger keep them in `model.onnx.data`, which engines map instead of copying."""
+
+MODULE_KEY = "edgetx.module"
+"""Node metadata: dotted path of the innermost PyTorch module that a node was traced from."""
+
+
+def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant = "attention") -> ir.Model:
+    """Trace `rewritten` (see `Architecture.rewrite`) and return the ONNX model.
+
+    Args:
+        reference: gives the IOSpec and the first sample, whose dtypes and fixed sizes are traced.
+        rewritten: called with one tensor per input, in the order of `reference.io.inputs`.
+        bodies: the variant of the operators' bodies to attach.
+
+    Raises:
+        ExportError: PyTorch cannot trace or translate the model, or a symbol turned out to be fixed.
+    """
+    io = reference.io
+    module = Positional(rewritten, io)
+    args, dynamic_shapes = _example(io, reference.samples[0])
+    with _quiet(), torch.inference_mode():
+        program = _trace(module, args, dynamic_shapes, reference)
+        try:
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                optimize=True,
+                opset_version=MINIMUM_OPSET[bodies],
+                input_names=[spec.name for spec in io.inputs],
+                output_names=[spec.name for spec in io.outputs],
+                custom_translation_table=ops.translation_table(),
+            )
+        except Exception as error:
+            raise ExportError(
+                f"{reference.name} was traced but cannot be written as ONNX: {_first_line(error)}; "
+                "replace the unsupported PyTorch operator in the model, or rewrite it in an exporter"
+            ) from error
+    assert exported is not None
+    model = exported.model
+    _keep_module_names(model)
+    _name_dimensions(model, io)
+    ops.attach_bodies(model, bodies)
+    model.producer_name = "edgetx"
+    model.graph.name = reference.name
+    return model
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write `path`, with the weights in `<path>.data` beside it when they exceed `EXTERNAL_DATA_BYTES`."""
+    size = sum(
+        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+    )
+    if size > EXTERNAL_DATA_BYTES:
+        ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=1024)
+    else:
+        ir.save(model, path)
+
+
+def export_stock(reference: Reference, path: Path) -> str | None:
+    """Export the unchanged model as PyTorch alone would: fixed shapes of the first sample, no operators.
+
+    Returns:
+        None on success, else why PyTorch's exporter could not.
+    """
+    sample = reference.samples[0]
+    args = tuple(torch.from_numpy(sample[spec.name]) for spec in reference.io.inputs)
+    with _quiet(), torch.inference_mode():
+        try:
+            exported = torch.onnx.export(
+                Positional(reference.module, reference.io),
+                args,
+                dynamo=True,
+                verbose=False,
+                input_names=[spec.name for spec in reference.io.inputs],
+                output_names=[spec.name for spec in reference.io.outputs],
+            )
+            assert exported is not None
+            exported.save(path, external_data=True)
+        except Exception as error:
+            return _first_line(error)
+    return None
+
+
+def _example(io: IOSpec, sample: Mapping[str, Any]) -> tuple[tuple[torch.Tensor, ...], list[dict[int, Any]]]:
+    """Zero tensors to trace with, and the dynamic dimensions of each.
+
+    torch.export fixes sizes 0 and 1 and may tie equal sizes together, so every symbol gets a size of its
+    own, at least 2, that is no fixed size of the inputs either.
+    """
+    taken = {dim for spec in io.inputs for dim in spec.shape if isinstance(dim, int)}
+    sizes: dict[str, int] = {}
+    dims: dict[str, Any] = {}
+    for spec in io.inputs:
+        for axis, dim in enumerate(spec.shape):
+            if isinstance(dim, str) and dim not in sizes:
+                allowed = io.symbols.get(dim, SymbolRange())
+                sizes[dim] = _trace_size(allowed, int(sample[spec.name].shape[axis]), taken)
+                taken.add(sizes[dim])
+                dims[dim] = torch.export.Dim.DYNAMIC
+    args = tuple(
+        torch.zeros([sizes.get(dim, dim) for dim in spec.shape], dtype=getattr(torch, spec.dtype))  # type: ignore[call-overload]
+        for spec in io.inputs
+    )
+    shapes = [
+        {axis: dims[dim] for axis, dim in enumerate(spec.shape) if isinstance(dim, str)} for spec in io.inputs
+    ]
+    return args, shapes
+
+
+def _trace_size(allowed: SymbolRange, sampled: int, taken: set[int]) -> int:
+    lowest = max(allowed.min, 2, min(sampled, 256))
+    size = -(-lowest // allowed.step) * allowed.step
+    while size in taken and (allowed.max is None or size + allowed.step <= allowed.max):
+        size += allowed.step
+    return size
+
+
+def _trace(
+    module: torch.nn.Module, args: tuple[torch.Tensor, ...], shapes: list[dict[int, Any]], reference: Reference
+) -> torch.export.ExportedProgram:
+    try:
+        program = torch.export.export(module, args, dynamic_shapes=(tuple(shapes),), strict=False)
+    except Exception as error:
+        raise ExportError(
+            f"PyTorch cannot trace {reference.name} with inputs {'; '.join(map(str, reference.io.inputs))}: "
+            f"{_first_line(error)}; where a dimension cannot vary, give it as a number "
+            "(--input name=dtype[dim,...])"
+        ) from error
+    placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
+    values = [node.meta["val"] for node in placeholders[-len(args) :]]
+    for spec, value in zip(reference.io.inputs, values, strict=True):
+        for dim, size in zip(spec.shape, value.shape, strict=True):
+            if isinstance(dim, str) and isinstance(size, int):
+                raise ExportError(
+                    f"{reference.name} fixes dimension {dim!r} of {spec.name!r} to {size} while it runs; "
+                    f"give it as a number: --input {spec.name}={spec.dtype}"
+                    f"[{','.join(str(size) if d == dim else str(d) for d in spec.shape)}]"
+                )
+    return program
+
+
+def flatten_outputs(output: Any, io: IOSpec) -> tuple[torch.Tensor, ...]:
+    """The tensors of a model's output (tensor, sequence, mapping, nested), in the order of `io.outputs`."""
+    from edgetx.exporters import flatten
+
+    tensors = tuple(flatten(output).values())
+    if len(tensors) != len(io.outputs):
+        raise ExportError(
+            f"the model returned {len(tensors)} tensors, expected {len(io.outputs)}: "
+            f"{[spec.name for spec in io.outputs]}"
+        )
+    return tensors
+
+
+def _keep_module_names(model: ir.Model) -> None:
+    # The exporter also records stack traces with the exporting machine's paths; they do not belong in a package.
+    for node in model.graph.all_nodes():
+        scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+        node.metadata_props.clear()
+        node.doc_string = None
+        if scopes:
+            path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+            if path:
+                node.metadata_props[MODULE_KEY] = path[-1].removeprefix("module.")
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:
+        value.metadata_props.clear()
+
+
+def _name_dimensions(model: ir.Model, io: IOSpec) -> None:
+    specs: Sequence[tuple[ir.Value, TensorSpec]] = [
+        *zip(model.graph.inputs, io.inputs, strict=True),
+        *zip(model.graph.outputs, io.outputs, strict=True),
+    ]
+    for value, spec in specs:
+        value.name = spec.name
+        value.shape = ir.Shape(spec.shape)
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return " ".join(text.splitlines()[0].split())[:300]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's advice to its own developers; errors still arrive as exceptions."""
+    names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

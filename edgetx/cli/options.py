@@ -1,0 +1,74 @@
+"""Arguments and options that several commands share."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="SOURCE",
+        help="timm:NAME, hf:ID or a transformers folder, a .pth/.pt/.safetensors file, module:function, "
+        "or a known name (edgetx list).",
+    ),
+]
+PackagePath = Annotated[Path, typer.Argument(metavar="PKG", help="A package folder.")]
+Json = Annotated[bool, typer.Option("--json", help="Write JSON to stdout; progress stays on stderr.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="The package's folder; default NAME.edgetx."),
+]
+Pretrained = Annotated[
+    bool | None,
+    typer.Option(
+        "--pretrained/--no-pretrained", help="Fetch trained weights (default), or draw random ones."
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option("--model", metavar="SOURCE", help="The model that a bare checkpoint's weights belong to."),
+]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input", metavar="NAME=DTYPE[DIMS]", help="An input, e.g. x=float32[batch,3,224,224]; repeat."
+    ),
+]
+Images = Annotated[
+    list[Path] | None, typer.Option("--image", metavar="FILE", help="A photograph to use; repeat.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace an existing package.")]
+Runtime = Annotated[
+    str | None,
+    typer.Option("--runtime", metavar="R", help="Runtime id (edgetx list); default the first usable."),
+]
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda[:index].")]
+Threads = Annotated[
+    int,
+    typer.Option("--threads", min=0, help="Threads of every engine; 0 takes the available physical cores."),
+]
+CustomOps = Annotated[
+    bool,
+    typer.Option("--custom-ops/--no-custom-ops", help="Use edgetx's kernels, or the operators' ONNX bodies."),
+]
+
+
+class BodyVariant(str, Enum):
+    """Standard operators behind each edgetx operator."""
+
+    primitive = "primitive"
+    attention = "attention"
+
+
+Bodies = Annotated[
+    BodyVariant,
+    typer.Option(
+        "--bodies",
+        help="ONNX operators behind each edgetx operator, for engines without ours: "
+        "attention (opset 23) or primitive (opset 20).",
+    ),
+]

@@ -1,0 +1,342 @@
+"""The nouns of edgetx, free of any framework: numpy is imported only where arrays are touched.
+
+A `Reference` (a loaded PyTorch model) becomes a `Package` on disk (`edgetx.package`), a `Runtime` opens a
+package as a `Session`, and `Verdict` and `BenchReport` say how well and how fast it runs.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+from edgetx.errors import InputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    import numpy as np
+    import torch
+
+    from edgetx.package import Package
+
+Array = "np.ndarray[Any, np.dtype[Any]]"
+Dim = int | str
+Feeds = Mapping[str, Any]
+Weights = Literal["pretrained", "checkpoint", "random", "in-memory"]
+
+DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int32", "int64", "bool")
+"""The tensor element types that a package may have, by numpy's (and ml_dtypes') names."""
+
+_SPEC = re.compile(r"^(?P<name>[A-Za-z_]\w*)=(?P<dtype>\w+)\[(?P<dims>[^\]]*)\]$")
+
+
+@dataclass(frozen=True, slots=True)
+class SymbolRange:
+    """The sizes that a symbolic dimension may take: `min <= size <= max` and `size % step == 0`.
+
+    `max=None` means that only memory limits it.
+    """
+
+    min: int = 1
+    max: int | None = None
+    step: int = 1
+
+    def why_not(self, size: int) -> str | None:
+        """None if `size` is allowed, else the reason."""
+        if size < self.min or (self.max is not None and size > self.max) or size % self.step:
+            return f"{size} is outside {self}"
+        return None
+
+    def __str__(self) -> str:
+        upper = "any size" if self.max is None else str(self.max)
+        step = f", a multiple of {self.step}" if self.step != 1 else ""
+        return f"{self.min} to {upper}{step}"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, dtype and shape of one tensor; a dimension is a fixed int or a symbol such as `"batch"`."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> TensorSpec:
+        """Read `name=dtype[dim,...]`, for example `x=float32[batch,3,224,224]`.
+
+        Raises:
+            InputError: the text has another form, or an unknown dtype.
+        """
+        match = _SPEC.match(text.strip().replace(" ", ""))
+        if not match:
+            raise InputError(
+                f"cannot read the tensor {text!r}; expected name=dtype[dim,...], "
+                "for example x=float32[batch,3,224,224]"
+            )
+        if match["dtype"] not in DTYPES:
+            raise InputError(f"unknown dtype {match['dtype']!r} in {text!r}; accepted: {', '.join(DTYPES)}")
+        dims: list[Dim] = []
+        for dim in filter(None, match["dims"].split(",")):
+            if dim.isdigit() and int(dim) > 0:
+                dims.append(int(dim))
+            elif dim.isidentifier():
+                dims.append(dim)
+            else:
+                raise InputError(
+                    f"dimension {dim!r} in {text!r} is neither a positive integer nor a name such as batch"
+                )
+        return cls(match["name"], match["dtype"], tuple(dims))
+
+    def __str__(self) -> str:
+        return f"{self.name}={self.dtype}[{','.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class IOSpec:
+    """What goes in and out of a model, and the range of every symbol that its inputs name."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
+
+    def check(self, feeds: Feeds, *, nan: bool = True) -> dict[str, int]:
+        """Hold `feeds` (name -> array with `.dtype` and `.shape`) against the inputs.
+
+        Args:
+            feeds: one array per input; nothing is converted or copied.
+            nan: also look for NaN in floating-point numpy inputs (one pass over the data).
+
+        Returns:
+            The size that each symbol takes.
+
+        Raises:
+            InputError: a name is missing or unknown, or a dtype, rank, size or value does not fit.
+        """
+        bound: dict[str, int] = {}
+        for spec in self.inputs:
+            array = feeds.get(spec.name)
+            if array is None:
+                raise InputError(f"input {spec.name!r} is missing; {self._given(feeds)}")
+            shape = getattr(array, "shape", None)
+            if shape is None:
+                raise InputError(f"input {spec.name!r} is a {type(array).__name__}; pass an array: {spec}")
+            if str(array.dtype).removeprefix("torch.") != spec.dtype:
+                raise InputError(f"input {spec.name!r} has dtype {array.dtype}; the model takes {spec}")
+            if len(shape) != len(spec.shape):
+                raise InputError(
+                    f"input {spec.name!r} has {len(shape)} dimensions {tuple(shape)}; the model takes {spec}"
+                )
+            for axis, (dim, size) in enumerate(zip(spec.shape, shape, strict=True)):
+                if isinstance(dim, str):
+                    if bound.setdefault(dim, size) != size:
+                        raise InputError(
+                            f"input {spec.name!r} has size {size} on axis {axis}, but {dim!r} is "
+                            f"{bound[dim]} elsewhere; equal names take equal sizes"
+                        )
+                    allowed = self.symbols.get(dim)
+                    if allowed is not None and (reason := allowed.why_not(size)):
+                        raise InputError(f"input {spec.name!r}, axis {axis} ({dim}): {reason}")
+                elif dim != size:
+                    raise InputError(
+                        f"input {spec.name!r} has size {size} on axis {axis}; the model takes {spec}"
+                    )
+            if nan and spec.dtype in ("float32", "float64", "float16") and _has_nan(array):
+                raise InputError(f"input {spec.name!r} holds NaN; clean the data before running the model")
+        if len(feeds) != len(self.inputs):
+            names = {spec.name for spec in self.inputs}
+            unknown = ", ".join(repr(name) for name in feeds if name not in names)
+            raise InputError(f"unknown input {unknown}; {self._given(feeds)}")
+        return bound
+
+    def _given(self, feeds: Feeds) -> str:
+        return f"given {sorted(feeds)}, the model takes {'; '.join(map(str, self.inputs))}"
+
+
+def _has_nan(array: Any) -> bool:
+    # min() propagates NaN and is one vectorised pass without a temporary.
+    if not hasattr(array, "__array_interface__") or not array.size:
+        return False
+    lowest = array.min()
+    return bool(lowest != lowest)
+
+
+@runtime_checkable
+class Processor(Protocol):
+    """Numpy-only pre- and post-processing, stored in the manifest as `{"kind": kind, **to_dict()}`.
+
+    `edgetx.processors` holds the implementations and the table from `kind` to class.
+    """
+
+    kind: ClassVar[str]
+
+    def preprocess(self, path: str, io: IOSpec) -> dict[str, Any]:
+        """Read one input file and return the feeds (batch 1)."""
+
+    def postprocess(self, outputs: Mapping[str, Any]) -> Any:
+        """Turn the outputs of one run (batch 1) into a JSON-serialisable answer."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings, JSON-serialisable; `type(self)(**to_dict())` gives an equal processor."""
+
+
+@dataclass
+class Reference:
+    """A loaded PyTorch model in eval mode and all that the export needs to know of it.
+
+    `module(*tensors)`, called with one tensor per `io.inputs` in order, returns a tensor, or a tuple or
+    mapping of tensors matching `io.outputs`. `samples` are real inputs; the first one is traced.
+    """
+
+    module: torch.nn.Module
+    io: IOSpec
+    samples: Sequence[Mapping[str, Any]]
+    architecture: str
+    source: str
+    name: str
+    weights: Weights
+    processor: Processor | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Rewrite:
+    """A copy of a model whose attention modules are replaced by operators; the original is untouched."""
+
+    module: torch.nn.Module
+    replaced: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Architecture(ABC):
+    """What an exporter declares about one family of models. Stateless; one instance per registry line."""
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+    paper: ClassVar[str]
+    presets: ClassVar[Mapping[str, str]]
+    """Bare names that users may type -> SOURCE, e.g. `swin_tiny -> timm:swin_tiny_patch4_window7_224`."""
+
+    @abstractmethod
+    def recognises(self, module: torch.nn.Module) -> bool:
+        """Whether `module` is (or wraps) a model of this family, from any of the supported libraries."""
+
+    @abstractmethod
+    def describe(self, module: torch.nn.Module, example: Any | None = None) -> IOSpec:
+        """The inputs and outputs, with symbols for batch and, where the model accepts it, height and width."""
+
+    @abstractmethod
+    def rewrite(self, module: torch.nn.Module) -> Rewrite:
+        """A copy that shares the weights and calls edgetx operators; `module` itself is not changed."""
+
+    def source_from_state_dict(self, state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+        """SOURCE and keyword arguments of the model that a bare checkpoint fits, or None if it is another's."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a package is opened for: a runtime's device and its settings.
+
+    Attributes:
+        device: `cpu` or `cuda[:index]`.
+        threads: worker threads; 0 leaves the choice to the engine.
+        optimization: graph optimisation level: `none`, `basic`, `extended` or `all`.
+        custom_ops: use edgetx's operator library; False runs the operators' standard ONNX bodies.
+    """
+
+    device: str = "cpu"
+    threads: int = 0
+    optimization: Literal["none", "basic", "extended", "all"] = "all"
+    custom_ops: bool = True
+
+
+class Session(ABC):
+    """An opened package. A context manager; `run` may be called from several threads."""
+
+    io: IOSpec
+    processor: Processor | None
+
+    @abstractmethod
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Run the model once.
+
+        Args:
+            feeds: input name -> array of exactly the dtype and a shape that `io` accepts.
+
+        Returns:
+            Output name -> array, in the order of `io.outputs`.
+
+        Raises:
+            InputError: see `IOSpec.check`.
+        """
+
+    @abstractmethod
+    def describe(self) -> dict[str, str]:
+        """What this session runs on: engine and version, device, threads, which kernels."""
+
+    def close(self) -> None:  # noqa: B027 - most engines free themselves
+        """Release the engine; a second call does nothing."""
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Runtime(ABC):
+    """One engine. `why_not` is the single truth about what it can do here."""
+
+    id: ClassVar[str]
+    title: ClassVar[str]
+
+    @abstractmethod
+    def why_not(self, package: Package | None = None, target: Target | None = None) -> str | None:
+        """None if `package` (or anything at all) can run here, else what is missing and how to get it."""
+
+    @abstractmethod
+    def open(self, package: Package, target: Target) -> Session:
+        """Open a package; raises `UnavailableError` with `why_not` when it cannot."""
+
+    def version(self) -> str | None:
+        """The engine's version, or None where it is not installed."""
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class OutputVerdict:
+    """How one output compares with the reference over all golden cases (largest error, lowest cosine)."""
+
+    name: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+    tolerance: float
+    passed: bool
+    psnr: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Passed or not, per output, with the tolerance that was used and on what it ran."""
+
+    outputs: tuple[OutputVerdict, ...]
+    cases: int
+    ran_on: Mapping[str, str]
+    error: str | None = None
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output of every case is within tolerance and nothing failed to run."""
+        return self.error is None and bool(self.outputs) and all(output.passed for output in self.outputs)
+
+    @property
+    def max_abs(self) -> float:
+        """The largest absolute error over all outputs."""
+        return max((output.max_abs for output in self.outputs), default=float("nan"))

@@ -1,0 +1,264 @@
+"""The whole line: SOURCE -> Reference -> Package -> Verdict -> BenchReport. The export side of the Python API."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgetx import __version__, ops, processors
+from edgetx import package as packages
+from edgetx.core import Reference, Rewrite, Target, TensorSpec, Verdict
+from edgetx.errors import ExportError, UnavailableError, VerificationError
+from edgetx.ops import Variant as Bodies
+from edgetx.package import Case, IOEntry, Manifest, OperatorEntry, Package, VerdictEntry
+from edgetx.verification import TOLERANCE, verify
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+    from edgetx.benchmark import BenchReport
+
+Progress = Callable[[str], None]
+
+
+def _silent(_message: str) -> None:
+    pass
+
+
+def load_reference(
+    source: str | torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    pretrained: bool | None = None,
+    model: str | None = None,
+    inputs: Sequence[TensorSpec] = (),
+    images: Sequence[str | Path] = (),
+) -> Reference:
+    """Turn a SOURCE string or a module in memory into a Reference (see `edgetx.sources`)."""
+    try:
+        from edgetx import sources
+    except ImportError as error:
+        raise UnavailableError(
+            f"exporting needs PyTorch and the ONNX tools ({error}); pip install edgetx[export,ort]"
+        ) from error
+    paths = [Path(image) for image in images]
+    if isinstance(source, str):
+        if example_inputs is not None:
+            raise ExportError("example_inputs go with a module in memory; a SOURCE string takes inputs=[TensorSpec...]")
+        return sources.load(source, pretrained=pretrained, model=model, inputs=inputs, images=paths)
+    return sources.from_module(source, example_inputs)
+
+
+def export(
+    source: str | torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    output: str | Path | None = None,
+    pretrained: bool | None = None,
+    model: str | None = None,
+    inputs: Sequence[TensorSpec] = (),
+    images: Sequence[str | Path] = (),
+    bodies: Bodies = "attention",
+    force: bool = False,
+    progress: Progress = _silent,
+) -> Package:
+    """Export a model to a package, verify it against PyTorch on real inputs, and only then put it in place.
+
+    Args:
+        source: a SOURCE string (`timm:NAME`, `hf:ID`, a checkpoint, `module:function`, a bare known name) or
+            any `nn.Module`, which is left as it was.
+        example_inputs: for a module in memory, a tensor, a tuple of tensors in positional order or a mapping
+            from name to tensor; not needed where an exporter knows the model's inputs.
+        output: the package's folder; by default `<name>.edgetx` in the current directory.
+        pretrained: fetch the library's trained weights (the default), or draw random ones.
+        model: SOURCE of the model that a bare checkpoint's weights belong to.
+        inputs: names, dtypes and shapes for a model that no exporter recognises.
+        images: photographs to verify with instead of the built-in ones.
+        bodies: which standard ONNX operators stand behind each edgetx operator, for engines without ours:
+            `attention` (opset 23) or `primitive` (opset 20).
+        force: replace an existing package.
+        progress: called with one line per step.
+
+    Returns:
+        The verified package.
+
+    Raises:
+        SourceError: the model cannot be loaded.
+        ExportError: it cannot be traced or written as ONNX.
+        VerificationError: the package's outputs differ from PyTorch's; nothing is written.
+        PackageError: the output folder cannot be written, or exists and `force` is not given.
+    """
+    progress("loading the model")
+    reference = load_reference(
+        source, example_inputs, pretrained=pretrained, model=model, inputs=inputs, images=images
+    )
+    return export_reference(reference, output=output, bodies=bodies, force=force, progress=progress)
+
+
+def export_reference(
+    reference: Reference,
+    *,
+    output: str | Path | None = None,
+    bodies: Bodies = "attention",
+    force: bool = False,
+    progress: Progress = _silent,
+) -> Package:
+    """`export` for a Reference that is loaded already."""
+    from edgetx import capture, exporters
+
+    folder = Path(output) if output is not None else Path(f"{reference.name}.edgetx")
+    with packages.create(folder, overwrite=force) as draft:
+        progress("running the PyTorch model on the golden inputs")
+        cases = _golden(reference)
+        progress("tracing and translating to ONNX")
+        rewrite = exporters.get(reference.architecture).rewrite(reference.module)
+        onnx_model = capture.capture(reference, rewrite.module, bodies=bodies)
+        capture.save(onnx_model, draft.path / "model.onnx")
+        draft.save_golden(cases)
+        manifest = _manifest(reference, rewrite, onnx_model, bodies)
+        progress("verifying against PyTorch")
+        candidate = draft.seal(manifest)
+        verdict = verify(candidate)
+        if not verdict.passed:
+            raise VerificationError(f"{reference.name}: {failure(verdict)}; nothing was written to {folder}")
+        draft.seal(msgspec.structs.replace(manifest, verdict=VerdictEntry.of(verdict)))
+        return draft.publish()
+
+
+def failure(verdict: Verdict) -> str:
+    """One line that says what failed."""
+    if verdict.error is not None:
+        return f"the package does not run: {verdict.error}"
+    worst = max((output for output in verdict.outputs if not output.passed), key=lambda output: output.max_abs)
+    return (
+        f"output {worst.name!r} differs from PyTorch by {worst.max_abs:.2e}, "
+        f"accepted is {worst.tolerance:.2e} (edgetx verify --per-module shows where it begins)"
+    )
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """What `deploy` found out: the package, its verdict on the chosen runtime, timings and predictions."""
+
+    package: Package
+    verdict: Verdict
+    report: BenchReport
+    predictions: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def deploy(
+    source: str,
+    *,
+    output: str | Path | None = None,
+    runtime: str | None = None,
+    images: Sequence[str | Path] = (),
+    threads: int = 0,
+    baseline: bool = True,
+    pretrained: bool | None = None,
+    model: str | None = None,
+    inputs: Sequence[TensorSpec] = (),
+    bodies: Bodies = "attention",
+    force: bool = False,
+    seconds: float = 5.0,
+    progress: Progress = _silent,
+) -> Deployment:
+    """Export, verify, benchmark and try a model: the whole line, one call.
+
+    Args:
+        runtime: runtime id; by default the first that can run the package here.
+        threads: worker threads of every engine; 0 takes the machine's cores.
+        baseline: also export the model with PyTorch's exporter alone and time it beside ours.
+        seconds: measuring time per engine.
+
+    The other arguments and the errors are those of `export`.
+    """
+    from edgetx import benchmark, capture
+    from edgetx.runtimes import load
+
+    progress("loading the model")
+    reference = load_reference(source, pretrained=pretrained, model=model, inputs=inputs, images=images)
+    package = export_reference(reference, output=output, bodies=bodies, force=force, progress=progress)
+    target = Target(threads=threads)
+    notes = list(reference.notes)
+    progress("verifying on the runtime")
+    verdict = verify(package, runtime=runtime, target=target)
+    with tempfile.TemporaryDirectory(prefix="edgetx-") as folder:
+        stock: Path | None = None
+        if baseline:
+            progress("exporting the stock baseline")
+            stock = Path(folder) / "stock.onnx"
+            reason = capture.export_stock(reference, stock)
+            if reason is not None:
+                notes.append(f"no stock baseline: PyTorch's exporter fails on this model ({reason})")
+                stock = None
+        progress("benchmarking")
+        report = benchmark.bench(
+            package, runtime=runtime, target=target, baseline=stock, seconds=seconds, progress=progress
+        )
+    predictions: dict[str, Any] = {}
+    if images:
+        progress("running the images")
+        with load(package, runtime=runtime, target=target) as session:
+            for image in images:
+                predictions[str(image)] = predict(session, image)
+    return Deployment(package, verdict, report, predictions, tuple(notes))
+
+
+def predict(session: Any, path: str | Path) -> Any:
+    """Run one input file through an opened package with the package's own processor."""
+    processor = session.processor
+    if processor is None:
+        from edgetx.errors import InputError
+
+        raise InputError(f"the package has no processor for {path}; feed tensors: edgetx run PKG inputs.npz")
+    return processor.postprocess(session.run(processor.preprocess(str(path), session.io)))
+
+
+def _golden(reference: Reference) -> list[Case]:
+    import torch
+
+    from edgetx.capture import flatten_outputs
+
+    cases = []
+    for sample in reference.samples:
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(sample[spec.name]) for spec in reference.io.inputs]
+            outputs = flatten_outputs(reference.module(*tensors), reference.io)
+        cases.append(
+            Case(
+                inputs=dict(sample),
+                outputs={
+                    spec.name: tensor.numpy() for spec, tensor in zip(reference.io.outputs, outputs, strict=True)
+                },
+            )
+        )
+    return cases
+
+
+def _manifest(reference: Reference, rewrite: Rewrite, model: ir.Model, bodies: Bodies) -> Manifest:
+    counts = {operator.name: len(operator.nodes(model)) for operator in ops.OPERATORS}
+    precision = reference.io.outputs[0].dtype
+    return Manifest(
+        name=reference.name,
+        edgetx_version=__version__,
+        architecture=reference.architecture,
+        source=reference.source,
+        weights=reference.weights,
+        io=IOEntry.of(reference.io),
+        opset=model.opset_imports[""],
+        bodies=bodies if any(counts.values()) else "none",
+        precision=precision,
+        tolerance=TOLERANCE.get(precision, 0.0),
+        processor=None if reference.processor is None else processors.to_dict(reference.processor),
+        operators={
+            name: OperatorEntry(count=count, modules=rewrite.replaced) for name, count in counts.items() if count
+        },
+        notes=(*reference.notes, *rewrite.notes),
+    )

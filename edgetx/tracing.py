@@ -1,0 +1,146 @@
+"""Intermediate values of a package and of its PyTorch model, paired by module (needs torch and onnx_ir)."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from edgetx import sources
+from edgetx.capture import MODULE_KEY, Positional
+from edgetx.core import Reference
+from edgetx.errors import PackageError
+from edgetx.ops import library
+from edgetx.package import Package
+
+
+@dataclass(frozen=True)
+class TracedModule:
+    """One module's output: PyTorch's and the package's, of equal shape."""
+
+    name: str
+    type: str
+    expected: np.ndarray[Any, Any]
+    actual: np.ndarray[Any, Any]
+
+
+def trace(package: Package, reference: Reference | None = None) -> Iterator[TracedModule]:
+    """Yield every module that has a counterpart in the graph, in the order in which PyTorch runs them.
+
+    Raises:
+        PackageError: the PyTorch model does not give the package's golden outputs (another model or weights).
+    """
+    reference = reference or sources.load(
+        package.manifest.source, pretrained=package.manifest.weights != "random"
+    )
+    case = package.golden()[0]
+    expected, types, outputs = _torch_values(reference, case.inputs)
+    for spec, output in zip(reference.io.outputs, outputs, strict=True):
+        golden = case.outputs[spec.name]
+        if golden.shape != output.shape or not np.allclose(golden, output, rtol=1e-4, atol=1e-4):
+            raise PackageError(
+                f"the model loaded from {reference.source!r} does not give the package's golden output "
+                f"{spec.name!r}: other weights or another version; pass the exported model itself"
+            )
+    actual = _onnx_values(package, case.inputs)
+    for name, value in expected.items():
+        if name in actual and (paired := _same_layout(actual[name], value.shape)) is not None:
+            yield TracedModule(name, types[name], value, paired)
+
+
+def _torch_values(
+    reference: Reference, inputs: Mapping[str, Any]
+) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, str], list[np.ndarray[Any, Any]]]:
+    values: dict[str, np.ndarray[Any, Any]] = {}
+    types: dict[str, str] = {}
+
+    def record(name: str) -> Any:
+        def hook(module: torch.nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, torch.Tensor):
+                values.pop(name, None)  # a module that runs twice is compared at its last run
+                values[name] = output.detach().cpu().numpy().copy()
+                types[name] = type(module).__name__
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(record(name)) for name, module in reference.module.named_modules() if name
+    ]
+    try:
+        with torch.inference_mode():
+            tensors = [torch.from_numpy(inputs[spec.name]) for spec in reference.io.inputs]
+            outputs = Positional(reference.module, reference.io)(*tensors)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return values, types, [output.numpy() for output in outputs]
+
+
+def _onnx_values(package: Package, inputs: Mapping[str, Any]) -> dict[str, np.ndarray[Any, Any]]:
+    """The last value that each module hands on, by module name."""
+    import onnxruntime
+
+    model = ir.load(package.model_path)
+    values = last_values(model)
+    existing = {value.name for value in model.graph.outputs}
+    model.graph.outputs.extend(
+        {value.name: value for value in values.values() if value.name not in existing}.values()
+    )
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    library_path = library.path()
+    if library_path is not None:
+        options.register_custom_ops_library(library_path)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        ir.save(model, path, external_data="model.onnx.data", size_threshold_bytes=1024)
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    results = dict(zip(names, session.run(names, dict(inputs)), strict=True))
+    return {module: results[value.name] for module, value in values.items() if value.name in results}
+
+
+def last_values(model: ir.Model) -> dict[str, ir.Value]:
+    """Module name -> the value that leaves it: computed inside it last, and used outside or nowhere else."""
+    values: dict[str, ir.Value] = {}
+    graph_outputs = set(model.graph.outputs)
+    for node in model.graph:
+        scope = node.metadata_props.get(MODULE_KEY, "")
+        for name in _ancestors(scope):
+            for value in node.outputs:
+                leaves = value in graph_outputs or any(
+                    not _inside(user.metadata_props.get(MODULE_KEY, ""), name) for user, _ in value.uses()
+                )
+                if leaves:
+                    values[name] = value
+    return values
+
+
+def _ancestors(scope: str) -> Iterator[str]:
+    parts = scope.split(".") if scope else []
+    for length in range(1, len(parts) + 1):
+        yield ".".join(parts[:length])
+
+
+def _inside(scope: str, module: str) -> bool:
+    return scope == module or scope.startswith(module + ".")
+
+
+def _same_layout(value: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
+    """`value` in `shape` where only the layout differs (NHWC for tokens, NHWC for NCHW), else None."""
+    if value.shape == shape:
+        return value
+    if value.ndim == 4 and len(shape) == 3 and value.size == np.prod(shape) and value.shape[-1] == shape[-1]:
+        return value.reshape(shape)
+    for order in ((0, 2, 3, 1), (0, 3, 1, 2)):
+        if value.ndim == 4 and value.transpose(order).shape == shape:
+            return value.transpose(order)
+    return None
+
+

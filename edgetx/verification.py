@@ -1,0 +1,185 @@
+"""How well a package agrees with PyTorch: by its golden cases anywhere, per module where torch is at hand.
+
+`verify` replays the golden inputs that the package carries and holds the outputs against the ones PyTorch
+gave at export; it needs the runtime and numpy only. `per_module` also exposes the graph's intermediate
+values, runs the PyTorch model beside it and shows where the two begin to differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgetx.core import OutputVerdict, Target, Verdict
+from edgetx.errors import EdgetxError, UnavailableError
+from edgetx.package import Package
+from edgetx.runtimes import load
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgetx.core import Reference
+
+TOLERANCE: Mapping[str, float] = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
+"""Largest accepted absolute error by dtype, for outputs of order 1; it grows with the largest reference value."""
+
+
+def verify(
+    package: Package | str | Path,
+    *,
+    runtime: str | None = None,
+    target: Target | None = None,
+) -> Verdict:
+    """Replay the golden inputs of `package` and compare every output with PyTorch's.
+
+    Args:
+        package: a Package or its folder.
+        runtime: runtime id; by default the first one that can run the package.
+        target: device, threads and so on; default CPU.
+
+    Returns:
+        The verdict. An engine that fails on a golden case gives a failed verdict with `error` set.
+
+    Raises:
+        PackageError: the package cannot be read.
+        UnavailableError: no runtime, or not the one asked for, can run it here.
+    """
+    package = package if isinstance(package, Package) else Package.open(package)
+    cases = package.golden()
+    actual: list[Mapping[str, Any]] = []
+    ran_on: Mapping[str, str] = {}
+    try:
+        with load(package, runtime=runtime, target=target) as session:
+            ran_on = session.describe()
+            actual = [session.run(case.inputs) for case in cases]
+    except UnavailableError:
+        raise
+    except EdgetxError as error:
+        return Verdict(outputs=(), cases=len(cases), ran_on=ran_on, error=str(error))
+    return compare(
+        [case.outputs for case in cases], actual, tolerance=package.manifest.tolerance, ran_on=ran_on
+    )
+
+
+def compare(
+    expected: Sequence[Mapping[str, Any]],
+    actual: Sequence[Mapping[str, Any]],
+    *,
+    tolerance: float,
+    ran_on: Mapping[str, str],
+) -> Verdict:
+    """Judge `actual` against `expected`, case by case and output by output (the worst case counts)."""
+    names = list(expected[0])
+    verdicts = []
+    for name in names:
+        pairs = [(case[name], result[name]) for case, result in zip(expected, actual, strict=True)]
+        errors = [measure(reference, result, tolerance) for reference, result in pairs]
+        worst = max(errors, key=lambda error: error.excess)
+        verdicts.append(
+            OutputVerdict(
+                name=name,
+                max_abs=max(error.max_abs for error in errors),
+                max_rel=max(error.max_rel for error in errors),
+                cosine=min(error.cosine for error in errors),
+                tolerance=worst.tolerance,
+                passed=all(error.passed for error in errors),
+            )
+        )
+    return Verdict(outputs=tuple(verdicts), cases=len(expected), ran_on=ran_on)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two arrays compared: `max_rel` is relative to the reference's largest magnitude."""
+
+    max_abs: float
+    max_rel: float
+    cosine: float
+    tolerance: float
+
+    @property
+    def excess(self) -> float:
+        """How many tolerances the error is; NaN and shape mismatches are infinite."""
+        return self.max_abs / self.tolerance if self.max_abs == self.max_abs else float("inf")
+
+    @property
+    def passed(self) -> bool:
+        """Whether the error is within the tolerance."""
+        return self.excess <= 1.0
+
+
+def measure(reference: np.ndarray[Any, Any], actual: np.ndarray[Any, Any], tolerance: float) -> Difference:
+    """Compare `actual` with `reference` in float64.
+
+    `tolerance` holds for values of order 1 and grows with the largest reference value, as rounding errors
+    do; tensors of integers and booleans must be equal.
+    """
+    import numpy as np
+
+    exact = str(reference.dtype) not in TOLERANCE
+    if reference.shape != actual.shape:
+        return Difference(float("inf"), float("inf"), 0.0, tolerance)
+    want, got = reference.astype(np.float64).ravel(), actual.astype(np.float64).ravel()
+    if not want.size:
+        return Difference(0.0, 0.0, 1.0, tolerance)
+    largest = float(np.abs(want).max())
+    max_abs = float(np.abs(want - got).max())
+    norms = float(np.linalg.norm(want) * np.linalg.norm(got))
+    return Difference(
+        max_abs=max_abs,
+        max_rel=max_abs / largest if largest else max_abs,
+        cosine=float(want @ got) / norms if norms else float(max_abs == 0.0),
+        tolerance=0.5 if exact else tolerance * max(1.0, largest),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleError:
+    """How one PyTorch module's output compares with the value that the package computes for it."""
+
+    name: str
+    type: str
+    max_abs: float
+    max_rel: float
+    cosine: float
+    passed: bool
+
+
+def per_module(package: Package | str | Path, reference: Reference | None = None) -> list[ModuleError]:
+    """Compare every PyTorch module's output with the package's, in the order in which the modules run.
+
+    Only modules whose output survives as a value of the graph are listed: what a rewrite replaced by an
+    operator has no counterpart inside. The package runs on ONNX Runtime's CPU kernels with the same
+    operator library as `verify`.
+
+    Args:
+        package: a Package or its folder.
+        reference: the PyTorch model; by default it is loaded again from the package's source.
+
+    Raises:
+        SourceError: the source cannot be loaded again.
+        UnavailableError: torch, onnx_ir or ONNX Runtime is not installed.
+    """
+    try:
+        from edgetx import tracing
+    except ImportError as error:
+        raise UnavailableError(
+            f"per-module verification needs PyTorch and onnx_ir ({error}); pip install edgetx[export,ort]"
+        ) from error
+    package = package if isinstance(package, Package) else Package.open(package)
+    rows = []
+    for traced in tracing.trace(package, reference):
+        difference = measure(traced.expected, traced.actual, package.manifest.tolerance)
+        rows.append(
+            ModuleError(
+                traced.name,
+                traced.type,
+                difference.max_abs,
+                difference.max_rel,
+                difference.cosine,
+                difference.passed,
+            )
+        )
+    return rows

@@ -1,0 +1,64 @@
+"""The architectures that edgetx knows, one module each.
+
+Adding one: write its module and its test, and add a line to `_TABLE`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from edgetx.core import Architecture
+from edgetx.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+_TABLE = {
+    "swin": "edgetx.exporters.swin:Swin",
+    "swinv2": "edgetx.exporters.swinv2:SwinV2",
+}
+_GENERIC = "edgetx.exporters.generic:GenericArchitecture"
+
+
+@cache
+def architectures() -> tuple[Architecture, ...]:
+    """Every architecture with an exporter of its own, in the order in which they are asked. Imports torch."""
+    return tuple(_make(place) for place in _TABLE.values())
+
+
+@cache
+def fallback() -> Architecture:
+    """The architecture of every module that no exporter recognises."""
+    return _make(_GENERIC)
+
+
+def get(id: str) -> Architecture:
+    """The architecture of this id.
+
+    Raises:
+        InputError: there is none.
+    """
+    for architecture in (*architectures(), fallback()):
+        if architecture.id == id:
+            return architecture
+    raise InputError(f"unknown architecture {id!r}; known: {', '.join(_TABLE)}, generic")
+
+
+def find(module: torch.nn.Module) -> Architecture:
+    """The first architecture that recognises `module`, else the generic one."""
+    return next((known for known in architectures() if known.recognises(module)), fallback())
+
+
+def flatten(output: Any) -> dict[str, torch.Tensor]:
+    """See `edgetx.exporters._outputs.flatten`."""
+    from edgetx.exporters._outputs import flatten as named
+
+    return named(output)
+
+
+def _make(place: str) -> Architecture:
+    module, name = place.split(":")
+    architecture: Architecture = getattr(import_module(module), name)()
+    return architecture

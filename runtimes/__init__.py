@@ -1,0 +1,76 @@
+"""The engines that run packages; ships as `edgetx.runtimes`.
+
+A new engine is one folder with a `Runtime` and one line in `_TABLE`, which is also the order of preference.
+Importing this imports no engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+from edgetx.core import Runtime, Session, Target
+from edgetx.errors import InputError, UnavailableError
+from edgetx.package import Package
+from edgetx.runtimes.ort import OrtRuntime
+
+__all__ = ["get", "load", "runtimes"]
+
+logger = logging.getLogger(__name__)
+
+_TABLE: tuple[Runtime, ...] = (OrtRuntime(),)
+
+
+def runtimes() -> dict[str, Runtime]:
+    """Every runtime by id, in order of preference, whether or not it is available here."""
+    return {runtime.id: runtime for runtime in _TABLE}
+
+
+def get(runtime: str) -> Runtime:
+    """The runtime of that id.
+
+    Raises:
+        InputError: there is none.
+    """
+    table = runtimes()
+    if runtime not in table:
+        raise InputError(f"unknown runtime {runtime!r}; accepted: {', '.join(table)}")
+    return table[runtime]
+
+
+def load(
+    package: Package | str | os.PathLike[str],
+    *,
+    runtime: str | None = None,
+    target: Target | None = None,
+    check: bool = True,
+) -> Session:
+    """Open a package on a runtime; needs no torch.
+
+        with edgetx.load("swin_tiny") as session:
+            outputs = session.run({"image": pixels})
+
+    Args:
+        package: a package or its folder.
+        runtime: a runtime's id; None takes the first one that can run the package here.
+        target: device, threads and the like; None is the CPU with the engine's defaults.
+        check: for a folder, compare the hash of every file with the manifest before anything is opened.
+
+    Raises:
+        PackageError: the folder is no package, or a file has changed.
+        UnavailableError: the runtime asked for, or every runtime, cannot run the package; says why.
+        InputError: an unknown runtime.
+    """
+    chosen = None if runtime is None else get(runtime)
+    opened = package if isinstance(package, Package) else Package.open(package, check=check)
+    target = target if target is not None else Target()
+    if chosen is not None:
+        return chosen.open(opened, target)
+    reasons = []
+    for candidate in _TABLE:
+        reason = candidate.why_not(opened, target)
+        if reason is None:
+            return candidate.open(opened, target)
+        logger.info("runtime %s is skipped: %s", candidate.id, reason)
+        reasons.append(f"{candidate.id}: {reason}")
+    raise UnavailableError(f"no runtime can run {opened.path} on {target.device}: {'; '.join(reasons)}")

@@ -1,0 +1,118 @@
+"""ONNX Runtime, on the CPU and, through its CUDA execution provider, on NVIDIA GPUs."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import re
+from typing import TYPE_CHECKING, ClassVar
+
+from edgetx.core import Runtime, Session, Target
+from edgetx.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from edgetx.package import Package
+
+logger = logging.getLogger(__name__)
+
+KERNEL_PRECISIONS = ("float32", "float16", "bfloat16")
+"""The dtypes for which edgetx's operator library has CPU kernels."""
+
+OPTIMIZATIONS = ("none", "basic", "extended", "all")
+_DEVICE = re.compile(r"^(cpu|cuda)(?::(\d+))?$")
+
+
+def parse_device(device: str) -> tuple[str, int]:
+    """`cuda:1` -> `("cuda", 1)`.
+
+    Raises:
+        InputError: not `cpu`, `cuda` or `cuda:<index>`.
+    """
+    match = _DEVICE.match(device)
+    if match is None or (match[1] == "cpu" and match[2]):
+        raise InputError(f"unknown device {device!r}; accepted: cpu, cuda, cuda:<index>")
+    return match[1], int(match[2] or 0)
+
+
+class OrtRuntime(Runtime):
+    """ONNX Runtime.
+
+    Where edgetx's operator library covers the provider and the package's precision, its kernels run; anywhere
+    else the operators' standard ONNX bodies run, and `Session.describe` says why.
+    """
+
+    id: ClassVar[str] = "ort"
+    title: ClassVar[str] = "ONNX Runtime"
+
+    def why_not(self, package: Package | None = None, target: Target | None = None) -> str | None:
+        """See `Runtime.why_not`; raises InputError for a device or an option that no machine has."""
+        target = target if target is not None else Target()
+        kind, _ = parse_device(target.device)
+        if importlib.util.find_spec("onnxruntime") is None:
+            return "ONNX Runtime is not installed; pip install 'edgetx[ort]' (or 'edgetx[ort-gpu]' for CUDA)"
+        try:
+            import onnxruntime
+        except ImportError as error:
+            return f"ONNX Runtime is installed but cannot be imported ({error}); reinstall onnxruntime"
+        if kind == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+            return (
+                f"the installed ONNX Runtime {onnxruntime.__version__} has no CUDAExecutionProvider; "
+                "pip uninstall onnxruntime && pip install 'edgetx[ort-gpu]'"
+            )
+        if package is not None and package.manifest.operators and package.manifest.bodies == "none":
+            return self._why_no_kernels(package, target)
+        return None
+
+    def version(self) -> str | None:
+        """See `Runtime.version`."""
+        if importlib.util.find_spec("onnxruntime") is None:
+            return None
+        from importlib.metadata import PackageNotFoundError, version
+
+        for distribution in ("onnxruntime", "onnxruntime-gpu"):
+            try:
+                return version(distribution)
+            except PackageNotFoundError:  # noqa: PERF203 - two names at most
+                continue
+        import onnxruntime
+
+        return str(onnxruntime.__version__)
+
+    def open(self, package: Package, target: Target) -> Session:
+        """See `Runtime.open`.
+
+        Raises:
+            UnavailableError: see `why_not`; or the CUDA provider is there and fails to start.
+            PackageError: ONNX Runtime cannot load the model, or it differs from the manifest.
+            InputError: an option of `target` that ONNX Runtime does not have.
+        """
+        if target.optimization not in OPTIMIZATIONS:
+            raise InputError(
+                f"unknown optimization {target.optimization!r}; accepted: {', '.join(OPTIMIZATIONS)}"
+            )
+        if target.threads < 0:
+            raise InputError(f"threads is {target.threads}; accepted: 0 (the engine's choice) or more")
+        if (reason := self.why_not(package, target)) is not None:
+            raise UnavailableError(reason)
+        from edgetx.runtimes.ort.session import OrtSession
+
+        without = self._why_no_kernels(package, target) if package.manifest.operators else None
+        if without is not None and target.custom_ops:
+            logger.warning("%s runs its operators as standard ONNX: %s", package.name, without)
+        return OrtSession(package, target, why_no_kernels=without)
+
+    def _why_no_kernels(self, package: Package, target: Target) -> str | None:
+        """Why edgetx's kernels do not run the operators of `package`; None if they do."""
+        if not target.custom_ops:
+            return "custom operators are switched off"
+        kind, _ = parse_device(target.device)
+        if kind != "cpu":
+            return f"edgetx's ONNX Runtime kernels are for the CPU, not for {kind}"
+        precision = package.manifest.precision
+        if precision not in KERNEL_PRECISIONS:
+            return (
+                f"edgetx's kernels take {', '.join(KERNEL_PRECISIONS)}, the package computes in {precision}"
+            )
+        from edgetx.ops import library
+
+        return library.why_not()

@@ -1,0 +1,255 @@
+"""An ONNX Runtime session behind the edgetx `Session` interface.
+
+Numpy in, numpy out: ONNX Runtime reads the arrays in place (it copies one that is not contiguous). When an
+input is a torch tensor or a CuPy array the run goes through IOBinding by address, without a copy, and the
+outputs come back as arrays of the same library, on the session's device.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import onnxruntime
+
+from edgetx.core import Feeds, IOSpec, Session, Target
+from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
+from edgetx.processors import numpy_dtype
+from edgetx.runtimes.ort import parse_device
+
+if TYPE_CHECKING:
+    from edgetx.package import Package
+
+_ONNX_TYPES = {
+    "float32": 1,
+    "uint8": 2,
+    "int8": 3,
+    "int32": 6,
+    "int64": 7,
+    "bool": 9,
+    "float16": 10,
+    "float64": 11,
+    "bfloat16": 16,
+}
+"""`TensorProto.DataType` of onnx.proto."""
+
+
+class OrtSession(Session):
+    """A package opened on ONNX Runtime; see `edgetx.core.Session`."""
+
+    def __init__(self, package: Package, target: Target, *, why_no_kernels: str | None) -> None:
+        self.io: IOSpec = package.io
+        self.processor = package.processor
+        self._device, self._device_index = parse_device(target.device)
+        self._target = target
+        self._operators = package.manifest.operators
+        self._bodies = package.manifest.bodies
+        self._why_no_kernels = why_no_kernels
+        self._outputs = [output.name for output in self.io.outputs]
+        self._has_bfloat16 = any(tensor.dtype == "bfloat16" for tensor in (*self.io.inputs, *self.io.outputs))
+        self._session: Any = self._open(package)
+
+    def _open(self, package: Package) -> Any:
+        engine = f"ONNX Runtime {onnxruntime.__version__}"
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._target.threads
+        options.log_severity_level = 4  # errors arrive as exceptions; do not print them as well
+        level = {"none": "DISABLE_ALL", "basic": "BASIC", "extended": "EXTENDED", "all": "ALL"}
+        name = level[self._target.optimization]
+        options.graph_optimization_level = getattr(
+            onnxruntime.GraphOptimizationLevel,
+            f"ORT_{name}" if name == "DISABLE_ALL" else f"ORT_ENABLE_{name}",
+        )
+        # Workers spin while a run is under way, for latency, and rest between runs, for power and neighbours.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self._operators and self._why_no_kernels is None:
+            from edgetx.ops import library
+
+            try:
+                options.register_custom_ops_library(library.path())
+            except Exception as error:
+                raise UnavailableError(
+                    f"{engine} cannot load edgetx's operator library "
+                    f"{library.path()} ({_first_line(error)}); reinstall edgetx, or switch custom operators off"
+                ) from error
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if self._device == "cuda":
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(self._device_index)}))
+        try:
+            session = onnxruntime.InferenceSession(str(package.model_path), options, providers=providers)
+        except Exception as error:  # pybind11 exceptions without a common base
+            raise PackageError(
+                f"{engine} cannot load {package.model_path}: {_first_line(error)}; "
+                "upgrade onnxruntime, or export the package again"
+            ) from error
+        if self._device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+            raise UnavailableError(
+                f"{engine} has the CUDA provider but cannot start it on "
+                f"{self._target.device}; check the NVIDIA driver, and that the CUDA and cuDNN versions "
+                "that onnxruntime-gpu asks for are installed"
+            )
+        session.disable_fallback()
+        for side, specs, found in (
+            ("inputs", self.io.inputs, session.get_inputs()),
+            ("outputs", self.io.outputs, session.get_outputs()),
+        ):
+            declared, actual = sorted(spec.name for spec in specs), sorted(value.name for value in found)
+            if declared != actual:
+                raise PackageError(
+                    f"package {package.path}: the manifest has the {side} {declared}, model.onnx has {actual}; "
+                    "export the package again"
+                )
+        return session
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Run the model once; see `edgetx.core.Session.run`.
+
+        Args:
+            feeds: numpy arrays; or torch tensors (CPU or CUDA) or CuPy arrays, which are used in place.
+
+        Returns:
+            Numpy arrays; arrays of the inputs' library where that is not numpy.
+
+        Raises:
+            InputError: see `IOSpec.check`; also a torch or CuPy array that is not contiguous, or that lives
+                on a GPU which the session does not run on.
+            EdgetxError: the session is closed, or ONNX Runtime failed.
+        """
+        session = self._session
+        if session is None:
+            raise EdgetxError("the session is closed; open the package again with edgetx.load")
+        self.io.check(feeds)
+        try:
+            for array in feeds.values():
+                if not hasattr(array, "__array_interface__") or self._has_bfloat16:
+                    return self._run_bound(session, feeds)
+            return dict(zip(self._outputs, session.run(self._outputs, feeds), strict=True))
+        except EdgetxError:
+            raise
+        except Exception as error:  # pybind11 exceptions without a common base
+            raise _failure(error, feeds) from error
+
+    def _run_bound(self, session: Any, feeds: Feeds) -> dict[str, Any]:
+        binding = session.io_binding()
+        library = ""
+        kept = []  # the addresses stay valid while these live
+        for spec in self.io.inputs:
+            array, device, index, address = _locate(feeds[spec.name], spec.name)
+            if device == "cuda" and (self._device, self._device_index) != ("cuda", index):
+                raise InputError(
+                    f"input {spec.name!r} is on cuda:{index} and the session runs on {self._target.device}; "
+                    "move the array, or open the package with that device"
+                )
+            origin = type(array).__module__.partition(".")[0]
+            library = origin if origin != "numpy" else library
+            if device == "cuda":
+                _wait_for_producer(origin)
+            kept.append(array)
+            binding.bind_input(spec.name, device, index, _ONNX_TYPES[spec.dtype], tuple(array.shape), address)
+        for name in self._outputs:
+            binding.bind_output(
+                name, self._device if library else "cpu", self._device_index if library else 0
+            )
+        session.run_with_iobinding(binding)
+        values = binding.get_outputs()
+        if library:
+            return {name: _export(value, library) for name, value in zip(self._outputs, values, strict=True)}
+        return {
+            spec.name: _numpy(value, spec.dtype) for spec, value in zip(self.io.outputs, values, strict=True)
+        }
+
+    def describe(self) -> dict[str, str]:
+        """See `edgetx.core.Session.describe`."""
+        if not self._operators:
+            kernels = "standard ONNX operators"
+        else:
+            names = ", ".join(f"{name} x{count}" for name, count in self._operators.items())
+            if self._why_no_kernels is None:
+                kernels = f"edgetx ({names})"
+            else:
+                kernels = f"{self._bodies} ONNX bodies of {names}: {self._why_no_kernels}"
+        return {
+            "runtime": "ort",
+            "engine": f"ONNX Runtime {onnxruntime.__version__}",
+            "device": self._target.device,
+            "provider": "CUDAExecutionProvider" if self._device == "cuda" else "CPUExecutionProvider",
+            "threads": str(self._target.threads or "chosen by ONNX Runtime"),
+            "optimization": self._target.optimization,
+            "kernels": kernels,
+        }
+
+    def close(self) -> None:
+        """Free the engine; a run in another thread ends first."""
+        self._session = None
+
+
+def _locate(array: Any, name: str) -> tuple[Any, str, int, int]:
+    """The array (a contiguous copy of a numpy one), its device, the device's index and its address."""
+    if hasattr(array, "__array_interface__") and not hasattr(array, "data_ptr"):
+        import numpy as np
+
+        array = np.ascontiguousarray(array)
+        return array, "cpu", 0, array.ctypes.data
+    if hasattr(array, "data_ptr"):
+        device, contiguous, address = array.device, array.is_contiguous(), array.data_ptr()
+        kind, index = device.type, device.index or 0
+    elif hasattr(array, "__cuda_array_interface__"):
+        interface: Mapping[str, Any] = array.__cuda_array_interface__
+        kind, index = "cuda", getattr(array.device, "id", 0)
+        contiguous, address = array.flags.c_contiguous, interface["data"][0]
+    else:
+        raise InputError(
+            f"input {name!r} is a {type(array).__qualname__}; accepted: numpy and CuPy arrays, torch tensors"
+        )
+    if not contiguous:
+        raise InputError(f"input {name!r} is not contiguous; pass {name}.contiguous() or a contiguous copy")
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"input {name!r} is on {kind}; accepted: cpu and cuda")
+    return array, kind, index, address
+
+
+def _wait_for_producer(library: str) -> None:
+    """Finish what the caller queued on its own CUDA stream: ONNX Runtime's stream does not wait for it."""
+    if library == "cupy":
+        sys.modules["cupy"].cuda.get_current_stream().synchronize()
+    else:
+        sys.modules["torch"].cuda.current_stream().synchronize()
+
+
+def _export(value: Any, library: str) -> Any:
+    """An OrtValue as an array of the caller's library, sharing its memory."""
+    # Before 1.32 only the inner object speaks DLPack.
+    return sys.modules[library].from_dlpack(value if hasattr(value, "__dlpack__") else value._ortvalue)
+
+
+def _numpy(value: Any, dtype: str) -> Any:
+    """An OrtValue on the CPU as numpy; ONNX Runtime itself cannot convert bfloat16."""
+    if dtype != "bfloat16":
+        return value.numpy()
+    import ctypes
+
+    import numpy as np
+
+    shape = tuple(value.shape())
+    count = int(np.prod(shape, dtype=np.int64))
+    if not count:
+        return np.empty(shape, numpy_dtype(dtype))
+    words = ctypes.cast(value.data_ptr(), ctypes.POINTER(ctypes.c_uint16))
+    return np.ctypeslib.as_array(words, (count,)).copy().view(numpy_dtype(dtype)).reshape(shape)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _failure(error: Exception, feeds: Feeds) -> EdgetxError:
+    shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feeds.items())
+    text = _first_line(error)
+    if isinstance(error, MemoryError) or "allocate memory" in text.lower() or "bad_alloc" in text:
+        step = "use a smaller batch or image, or a device with more memory"
+    else:
+        step = "check that the model takes this size; `edgetx verify` replays inputs that are known to work"
+    return EdgetxError(f"ONNX Runtime failed on {shapes}: {text}; {step}")

@@ -1,0 +1,295 @@
+"""Real workers on tiny ONNX files; nothing here asserts how long anything takes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+import edgetx
+from edgetx.benchmark import BenchReport, EngineSpec, compare, feeds, runner
+from edgetx.errors import BenchmarkError, InputError
+
+QUICK = {"threads": 1, "runs": 4, "rounds": 2, "warmup": 1}
+
+
+@pytest.fixture(autouse=True)
+def short_warm_up(monkeypatch):
+    monkeypatch.setattr(runner, "WARMUP_MAX_RUNS", 12)
+
+
+@pytest.fixture
+def scale(tmp_path):
+    """Makes `<name>.onnx`, y = factor * x, and returns its engine."""
+    feeds.save(tmp_path / "inputs.npz", {"x": np.ones((2, 3), np.float32)})
+
+    def make(name, factor, kind="onnx", rank=2):
+        dims = ["batch", 3, 1][:rank]
+        graph = helper.make_graph(
+            [helper.make_node("Mul", [f"{name}_in", "factor"], ["y"])],
+            "scale",
+            [helper.make_tensor_value_info(f"{name}_in", TensorProto.FLOAT, dims)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, dims)],
+            [helper.make_tensor("factor", TensorProto.FLOAT, [], [factor])],
+        )
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+        return EngineSpec(name=name, kind=kind, path=str(path), inputs=str(tmp_path / "inputs.npz"))
+
+    return make
+
+
+def test_compare_measures_every_engine_and_their_outputs(scale):
+    steps = []
+    report = compare([scale("one", 1.0), scale("two", 2.5)], progress=steps.append, **QUICK)
+    assert [engine.name for engine in report.engines] == ["one", "two"]
+    assert report.baseline == "one" and report["one"].speedup == 1
+    for engine in report.engines:
+        assert [len(each) for each in engine.rounds_ns] == [2, 2]
+        assert engine.latency.count == 4 and engine.latency.min > 0
+        assert engine.load_ns > 0 and engine.first_ns > 0 and engine.warmup_runs >= 1
+        assert engine.peak_bytes is not None and engine.peak_bytes > 1 << 20
+        assert engine.file_bytes == Path(engine.path).stat().st_size
+        assert engine.version.startswith("onnxruntime ")
+        low, high = engine.speedup_range
+        assert low <= high
+    assert report["one"].difference == 0
+    assert report["two"].difference == 1.5
+    assert report.scenario.inputs == {"one_in": "float32[2,3]"}
+    assert report.scenario.threads == 1
+    assert "loading one" in steps and "measuring, round 2 of 2" in steps
+
+
+def test_ratio_is_baseline_over_engine(scale):
+    report = compare([scale("one", 1.0), scale("two", 1.0)], baseline="two", **QUICK)
+    expected = report["two"].latency.median / report["one"].latency.median
+    assert report["one"].speedup == pytest.approx(expected)
+    assert report["two"].speedup == 1
+
+
+def test_time_budget_gives_whole_rounds(scale):
+    report = compare([scale("one", 1.0)], threads=1, runs=4, rounds=2, warmup=0, seconds=0.05)
+    assert report.scenario.rounds == len(report["one"].rounds_ns) >= 1
+    assert report.scenario.runs == report["one"].latency.count
+
+
+def test_openvino_agrees(scale):
+    pytest.importorskip("openvino")
+    report = compare([scale("one", 3.0), scale("ov", 3.0, kind="openvino")], **QUICK)
+    assert report["ov"].version.startswith("openvino ")
+    assert report["ov"].difference == 0
+
+
+def test_torch_engine_runs_a_source(scale, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    (tmp_path / "doubling.py").write_text(
+        "import torch\n\nclass Double(torch.nn.Module):\n    def forward(self, x):\n        return 2 * x\n\n"
+        "def make():\n    return Double()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = EngineSpec(
+        name="eager",
+        kind="torch",
+        path="doubling:make",
+        pretrained=False,
+        shapes=("x=float32[batch,3]",),
+        inputs=str(tmp_path / "inputs.npz"),
+    )
+    report = compare([scale("two", 2.0), spec], **QUICK)
+    assert report["eager"].difference == 0
+    assert report["eager"].file_bytes is None
+
+
+def test_package_against_its_own_graph(classifier):
+    report = edgetx.bench(classifier, baseline=classifier / "model.onnx", **QUICK)
+    ours, stock = report.engines
+    assert (ours.name, ours.kind) == ("classifier", "package")
+    assert (stock.name, stock.kind) == ("baseline (model.onnx)", "onnx")
+    assert report.baseline == stock.name
+    assert ours.difference == 0
+    assert ours.ran_on["device"] == "cpu" and ours.ran_on["threads"] == "1"
+
+
+def test_several_packages_of_one_name(classifier, tmp_path):
+    copy = shutil.copytree(classifier, tmp_path / "other" / "classifier")
+    report = edgetx.bench([edgetx.Package.open(classifier), copy], **QUICK)
+    assert [engine.name for engine in report.engines] == ["classifier#1", "classifier#2"]
+
+
+def test_a_given_image_replaces_the_golden_input(classifier, photograph):
+    report = edgetx.bench(classifier, baseline=classifier / "model.onnx", image=photograph, **QUICK)
+    assert report.engines[0].difference == 0
+    assert report.scenario.inputs == {"image": "float32[1,3,8,8]"}
+
+
+def test_report_survives_json(scale):
+    report = compare([scale("one", 1.0)], **QUICK)
+    assert BenchReport.from_json(report.to_json()) == report
+    assert json.loads(report.to_json())["schema"] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda data: data | {"schema": 2}, "has schema 2, this edgetx reads 1"),
+        (lambda data: data | {"engines": [{}]}, r"engines\[0\]"),
+        (lambda data: {}, "schema"),
+    ],
+)
+def test_reports_of_another_form_are_refused(scale, change, message):
+    data = json.loads(compare([scale("one", 1.0)], **QUICK).to_json())
+    with pytest.raises(InputError, match=message):
+        BenchReport.from_json(json.dumps(change(data)))
+
+
+def test_table_and_markdown(scale):
+    report = compare([scale("one", 1.0), scale("two", 2.0)], **QUICK)
+    header, rows = report.to_table()
+    assert all(len(row) == len(header) for row in rows)
+    text = report.to_markdown()
+    assert "| one |" in text and "baseline" in text and "1.0e+00" in text and "2 alternating rounds" in text
+
+
+def test_outputs_of_another_shape_are_not_compared(scale):
+    report = compare([scale("one", 1.0), scale("flat", 1.0)], **QUICK)
+    assert report["flat"].difference == 0
+    other = scale("flat", 1.0)
+    feeds.save(other.inputs.replace("inputs", "wide"), {"x": np.ones((5, 3), np.float32)})
+    wide = EngineSpec(name="wide", kind="onnx", path=other.path, inputs=other.inputs.replace("inputs", "wide"))
+    assert compare([scale("one", 1.0), wide], **QUICK)["wide"].difference is None
+
+
+def test_a_failing_engine_is_named(scale):
+    with pytest.raises(BenchmarkError, match=r"'gone' failed during load: .*gone\.onnx"):
+        spec = scale("gone", 1.0)
+        Path(spec.path).unlink()
+        compare([spec], **QUICK)
+
+
+def test_a_dead_worker_shows_the_end_of_its_stderr(scale, tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "onnxruntime.py").write_text(
+        "import os, sys\nsys.stderr.write('the engine fell over')\nsys.stderr.flush()\nos.abort()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    with pytest.raises(BenchmarkError, match="'one' was killed by signal 6 during load; .*the engine fell over"):
+        compare([scale("one", 1.0)], **QUICK)
+
+
+def test_what_an_engine_prints_does_not_disturb_it(scale, tmp_path, monkeypatch):
+    pytest.importorskip("torch")
+    (tmp_path / "chatty.py").write_text(
+        "import os, torch\n\nclass Chatty(torch.nn.Module):\n    def forward(self, x):\n"
+        "        print('hello'); os.write(1, b'{}\\n')\n        return x\n\ndef make():\n    return Chatty()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = EngineSpec(
+        name="eager",
+        kind="torch",
+        path="chatty:make",
+        pretrained=False,
+        shapes=("x=float32[batch,3]",),
+        inputs=scale("one", 1.0).inputs,
+    )
+    assert compare([spec], **QUICK)["eager"].latency.count == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{"runs": 0}, {"rounds": 0}, {"warmup": -1}, {"threads": -1}, {"seconds": 0}, {"baseline": "x"}]
+)
+def test_options_out_of_range(scale, options):
+    with pytest.raises(InputError):
+        compare([scale("one", 1.0)], **{**QUICK, **options})
+
+
+def test_engines_need_unique_names(scale):
+    with pytest.raises(InputError, match="unique"):
+        compare([scale("one", 1.0)] * 2, **QUICK)
+    with pytest.raises(InputError, match="one engine or more"):
+        compare([], **QUICK)
+
+
+def test_missing_baseline_file(classifier):
+    with pytest.raises(InputError, match=r"nowhere\.onnx.* does not exist"):
+        edgetx.bench(classifier, baseline="nowhere.onnx", **QUICK)
+
+
+def test_feeds_keep_names_order_and_types(tmp_path):
+    given = {"file": np.arange(3), "b:c": np.ones((2, 0), np.float16), "a": np.array(True)}
+    feeds.save(tmp_path / "x.npz", given)
+    read = feeds.load(tmp_path / "x.npz")
+    assert list(read) == list(given)
+    for name, array in given.items():
+        assert read[name].dtype == array.dtype
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_feeds_that_npz_cannot_hold(tmp_path):
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    with pytest.raises(InputError, match="bfloat16"):
+        feeds.save(tmp_path / "x.npz", {"x": np.ones(2, dtype)})
+
+
+def test_feeds_are_matched_by_name_then_by_position():
+    assert feeds.rename({"a": 1, "b": 2}, ["b", "a"]) == {"b": 2, "a": 1}
+    assert feeds.rename({"a": 1, "b": 2}, ["x", "y"]) == {"x": 1, "y": 2}
+    with pytest.raises(InputError, match="were given"):
+        feeds.rename({"a": 1}, ["x", "y"])
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for the workers in /proc")
+def test_ctrl_c_leaves_no_worker_behind(scale):
+    spec = scale("one", 1.0)
+    code = (
+        "from edgetx.benchmark import EngineSpec, compare\n"
+        f"spec = EngineSpec(name='one', kind='onnx', path={spec.path!r}, inputs={spec.inputs!r})\n"
+        "compare([spec], threads=1, seconds=600, progress=lambda step: print(step, flush=True))\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    try:
+        while "measuring" not in parent.stdout.readline():
+            assert parent.poll() is None
+        workers = _children(parent.pid)
+        assert workers
+        parent.send_signal(signal.SIGINT)
+        assert parent.wait(timeout=60) != 0
+    finally:
+        parent.kill()
+        parent.stdout.close()
+    deadline = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < deadline, "a worker outlived its parent"
+        time.sleep(0.05)
+
+
+def _children(pid):
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+            except OSError:
+                continue
+            if parent == str(pid):
+                found.append(int(entry.name))
+    return found
+
+
+def test_the_worker_imports_no_framework():
+    code = (
+        "import sys, edgetx.benchmark.worker\n"
+        "print([name for name in ('numpy', 'torch', 'onnx', 'onnxruntime', 'openvino') if name in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,90 @@
+"""Fixtures that several test folders share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+# Before anything imports torch, onnxruntime or numpy: small models lose more to threads than they gain.
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "2")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real photographs, LiDAR sweeps and speech that are not part of the project."""
+    folder = Path(os.environ.get("EDGETX_TEST_DATA", ROOT.parent / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no test data in {folder}; set EDGETX_TEST_DATA to its folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Path:
+    """A real photograph (451 x 300, RGB, CC0) that scikit-image carries."""
+    data = pytest.importorskip("skimage.data", reason="the photograph comes with scikit-image")
+    return Path(data.__file__).with_name("chelsea.png")
+
+
+@pytest.fixture
+def classifier(tmp_path: Path) -> Path:
+    """A package of 8x8 images and 3 classes: logits are the channels' means, halved. Needs onnx, not torch."""
+    import numpy as np
+    import onnx
+    from onnx import TensorProto, helper
+
+    from edgetx.core import IOSpec, SymbolRange, TensorSpec
+    from edgetx.package import Case, IOEntry, Manifest, create
+    from edgetx.processors import ImageClassification, to_dict
+
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "axes"], ["means"], keepdims=0),
+        helper.make_node("Mul", ["means", "half"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 3, 8, 8])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])],
+        [
+            helper.make_tensor("axes", TensorProto.INT64, [2], [2, 3]),
+            helper.make_tensor("half", TensorProto.FLOAT, [], [0.5]),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    image = np.random.default_rng(0).normal(size=(1, 3, 8, 8)).astype(np.float32)
+    io = IOSpec(
+        inputs=(TensorSpec("image", "float32", ("batch", 3, 8, 8)),),
+        outputs=(TensorSpec("logits", "float32", ("batch", 3)),),
+        symbols={"batch": SymbolRange()},
+    )
+    processor = ImageClassification(
+        size=(8, 8), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), labels=("red", "green", "blue"), top_k=2
+    )
+    with create(tmp_path / "classifier") as draft:
+        onnx.save(model, draft.model_path)
+        draft.save_golden([Case({"image": image}, {"logits": image.mean((2, 3)) / 2})])
+        draft.seal(
+            Manifest(
+                name="classifier",
+                edgetx_version="0",
+                created="2026-01-01T00:00:00+00:00",
+                architecture="generic",
+                source="tests",
+                weights="random",
+                io=IOEntry.of(io),
+                opset=20,
+                processor=to_dict(processor),
+            )
+        )
+        return draft.publish().path

@@ -1,0 +1,143 @@
+"""Small models of every library, and the one comparison that all exporter tests make."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+import torch
+
+from edgetx import _torchvision, exporters
+from edgetx.core import IOSpec, SymbolRange
+
+TOLERANCE = 1e-5
+
+_torchvision.install()
+
+
+@pytest.fixture(autouse=True)
+def _two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Weights under which every part matters: libraries start biases, tables and SwinV2's norms at zero."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim == 1:
+                parameter.copy_(0.3 * noise + (1.0 if name.endswith("weight") else 0.0))
+            elif "logit_scale" in name:
+                parameter.copy_(2.0 + noise)
+            elif "table" in name:
+                parameter.copy_(noise)
+            else:
+                parameter.copy_(noise / parameter[0].numel() ** 0.5)
+    return module.eval()
+
+
+def image(io: IOSpec, batch: int, height: int, width: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    return torch.randn(batch, int(io.inputs[0].shape[1]), height, width, generator=generator)
+
+
+def flat(output: Any) -> tuple[torch.Tensor, ...]:
+    return tuple(exporters.flatten(output).values())
+
+
+def assert_close(actual: Any, expected: Any, case: str) -> None:
+    got, want = flat(actual), flat(expected)
+    assert len(got) == len(want), case
+    for one, other in zip(got, want, strict=True):
+        assert one.shape == other.shape, case
+        error = (one - other).abs().max().item()
+        assert error <= TOLERANCE * max(1.0, other.abs().max().item()), f"{case}: {error:.2e}"
+
+
+def assert_exports(
+    module: torch.nn.Module,
+    architecture: str,
+    sizes: Iterable[tuple[int, int, int]],
+    *,
+    trace: bool = True,
+) -> IOSpec:
+    """Hold the rewritten copy, and its one dynamic torch.export program, against fresh copies of `module`.
+
+    Also: the module is recognised and described, left as it was, and no roll or windows remain in the graph.
+    """
+    found = exporters.find(module)
+    assert found.id == architecture
+    fresh = copy.deepcopy(module)
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    classes = [type(inner) for inner in module.modules()]
+
+    io = found.describe(module)
+    rewritten = found.rewrite(module)
+    assert rewritten.replaced
+
+    program = None
+    if trace:
+        program = export(rewritten.module, io)
+        targets = {str(node.target) for node in program.graph.nodes}
+        assert not [name for name in targets if "roll" in name or "scaled_dot" in name or "softmax" in name]
+        assert sum("edgetx.window_attention" in str(node.target) for node in program.graph.nodes) == len(
+            rewritten.replaced
+        )
+        runnable = program.module()
+    with torch.no_grad():
+        for batch, height, width in sizes:
+            x = image(io, batch, height, width)
+            bound = io.check({io.inputs[0].name: x}, nan=False)
+            expected = copy.deepcopy(fresh)(x)
+            case = f"{type(module).__name__} at {batch}x{height}x{width}"
+            assert_close(rewritten.module(x), expected, case)
+            if trace:
+                assert_close(runnable(x), expected, f"exported {case}")
+            for spec, tensor in zip(io.outputs, flat(expected), strict=True):
+                assert len(spec.shape) == tensor.ndim, case
+                for dim, size in zip(spec.shape, tensor.shape, strict=True):
+                    assert bound.get(dim, size) == size if isinstance(dim, str) else dim == size, case
+
+    assert classes == [type(inner) for inner in module.modules()]
+    assert before.keys() == module.state_dict().keys()
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    return io
+
+
+def export(module: torch.nn.Module, io: IOSpec) -> torch.export.ExportedProgram:
+    """torch.export with every symbol of the IOSpec dynamic, from sizes of its own choice."""
+    spec = io.inputs[0]
+    dims: dict[int, Any] = {}
+    shape = []
+    for axis, dim in enumerate(spec.shape):
+        if isinstance(dim, str):
+            allowed = io.symbols.get(dim, SymbolRange())
+            size = -(-max(allowed.min, 40 + 24 * axis if axis else 2) // allowed.step) * allowed.step
+            dims[axis] = torch.export.Dim.DYNAMIC
+            shape.append(size)
+        else:
+            shape.append(dim)
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return flat(self.module(x))
+
+    with torch.no_grad():
+        return torch.export.export(Flat(), (torch.zeros(shape),), dynamic_shapes=(dims,), strict=False)
+
+
+@pytest.fixture
+def check() -> Callable[..., IOSpec]:
+    return assert_exports
+
+
+@pytest.fixture
+def randomized() -> Callable[..., torch.nn.Module]:
+    return randomize

@@ -1,0 +1,326 @@
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from edgetx import runtimes
+from edgetx.core import IOSpec, Target, TensorSpec
+from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
+from edgetx.runtimes.ort import OrtRuntime
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture
+def image() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).standard_normal((2, 3, 8, 12)).astype(np.float32)
+
+
+def test_runs_and_answers_in_the_order_of_the_manifest(make_package: Any, image: Any) -> None:
+    with runtimes.load(make_package()) as session:
+        outputs = session.run({"image": image})
+    assert list(outputs) == ["mean", "same"]
+    np.testing.assert_allclose(outputs["mean"], image.mean((1, 2, 3)), atol=1e-6)
+    np.testing.assert_array_equal(outputs["same"], image)
+
+
+def test_loads_a_folder_given_as_text(make_package: Any, image: Any) -> None:
+    path = make_package().path
+    with runtimes.load(str(path), runtime="ort", target=Target(threads=1, optimization="none")) as session:
+        assert session.run({"image": image})["mean"].shape == (2,)
+        facts = session.describe()
+    assert facts["engine"].startswith("ONNX Runtime ")
+    assert (facts["threads"], facts["optimization"], facts["device"]) == ("1", "none", "cpu")
+    assert facts["kernels"] == "standard ONNX operators"
+
+
+def test_numpy_input_that_is_not_contiguous(make_package: Any, image: Any) -> None:
+    channels_last = np.ascontiguousarray(image.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
+    assert not channels_last.flags.c_contiguous
+    with runtimes.load(make_package()) as session:
+        np.testing.assert_array_equal(session.run({"image": channels_last})["same"], image)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "message"),
+    [
+        ({}, "input 'image' is missing"),
+        ({"picture": np.zeros((1, 3, 4, 4), np.float32)}, "input 'image' is missing; given \\['picture'\\]"),
+        ({"image": np.zeros((1, 3, 4, 4), np.float32), "x": np.zeros(1)}, "unknown input 'x'"),
+        ({"image": np.zeros((1, 3, 4, 4))}, "has dtype float64; the model takes image=float32"),
+        ({"image": np.zeros((3, 4, 4), np.float32)}, "has 3 dimensions"),
+        ({"image": np.zeros((1, 1, 4, 4), np.float32)}, "has size 1 on axis 1"),
+        ({"image": np.zeros((1, 3, 6, 4), np.float32)}, "axis 2 \\(height\\): 6 is outside"),
+        ({"image": np.zeros((9, 3, 4, 4), np.float32)}, "axis 0 \\(batch\\): 9 is outside 1 to 8"),
+        ({"image": np.full((1, 3, 4, 4), np.nan, np.float32)}, "holds NaN"),
+        ({"image": [[1.0]]}, "is a list; pass an array"),
+    ],
+)
+def test_feeds_that_do_not_fit(make_package: Any, feeds: Any, message: str) -> None:
+    with runtimes.load(make_package()) as session, pytest.raises(InputError, match=message):
+        session.run(feeds)
+
+
+def test_infinity_is_let_through(make_package: Any) -> None:
+    image = np.full((1, 3, 4, 4), np.inf, np.float32)
+    image[0, 0, 0, 0] = -np.inf
+    with runtimes.load(make_package()) as session:
+        np.testing.assert_array_equal(session.run({"image": image})["same"], image)
+
+
+def test_float16(make_package: Any, image: Any) -> None:
+    with runtimes.load(make_package(dtype="float16")) as session:
+        half = image.astype(np.float16)
+        np.testing.assert_array_equal(session.run({"image": half})["same"], half)
+
+
+def test_bfloat16_in_numpy_and_in_torch(make_package: Any, image: Any) -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    with runtimes.load(make_package(dtype="bfloat16")) as session:
+        brain = image.astype(ml_dtypes.bfloat16)
+        same = session.run({"image": brain})["same"]
+        assert same.dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(same.view(np.uint16), brain.view(np.uint16))
+        tensor = torch.from_numpy(image).bfloat16()
+        assert torch.equal(session.run({"image": tensor})["same"], tensor)
+
+
+def test_torch_in_torch_out(make_package: Any, image: Any) -> None:
+    with runtimes.load(make_package()) as session:
+        outputs = session.run({"image": torch.from_numpy(image)})
+        with pytest.raises(InputError, match=r"not contiguous; pass image\.contiguous\(\)"):
+            session.run({"image": torch.from_numpy(image).mT.contiguous().mT})
+    assert isinstance(outputs["same"], torch.Tensor)
+    # The memory belongs to the outputs and outlives the session.
+    assert torch.equal(outputs["same"], torch.from_numpy(image))
+
+
+def test_torch_input_is_read_in_place(make_package: Any) -> None:
+    """The address that ONNX Runtime is given is the tensor's own."""
+    value = helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n"])
+    out = helper.make_tensor_value_info("out", TensorProto.FLOAT, ["n"])
+    graph = helper.make_graph([helper.make_node("Neg", ["image"], ["out"])], "g", [value], [out])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    io = IOSpec((TensorSpec("image", "float32", ("n",)),), (TensorSpec("out", "float32", ("n",)),))
+    with runtimes.load(make_package(model, io)) as session:
+        bound: list[int] = []
+        inner = session._session  # type: ignore[attr-defined]
+
+        class Spy:
+            def io_binding(self) -> Any:
+                binding = inner.io_binding()
+                original = binding.bind_input
+
+                def bind_input(*args: Any) -> None:
+                    bound.append(args[-1])
+                    original(*args)
+
+                binding.bind_input = bind_input
+                return binding
+
+            def run_with_iobinding(self, binding: Any) -> None:
+                inner.run_with_iobinding(binding)
+
+        session._session = Spy()  # type: ignore[attr-defined]
+        tensor = torch.arange(5.0)
+        assert torch.equal(session.run({"image": tensor})["out"], -tensor)
+        assert bound == [tensor.data_ptr()]
+
+
+def test_several_threads_share_a_session(make_package: Any) -> None:
+    failures: list[object] = []
+    with runtimes.load(make_package(), target=Target(threads=2)) as session:
+
+        def work(value: int) -> None:
+            feed = np.full((1, 3, 8, 8), value, np.float32)
+            for _ in range(50):
+                answer = session.run({"image": feed})["mean"][0]
+                if answer != value:
+                    failures.append(answer)
+
+        workers = [threading.Thread(target=work, args=(value,)) for value in range(4)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+    assert not failures
+
+
+def test_a_closed_session_says_so(make_package: Any, image: Any) -> None:
+    session = runtimes.load(make_package())
+    session.close()
+    session.close()
+    with pytest.raises(EdgetxError, match="session is closed"):
+        session.run({"image": image})
+
+
+def test_a_model_that_is_no_onnx(make_package: Any) -> None:
+    with pytest.raises(PackageError, match=r"cannot load .*model\.onnx"):
+        runtimes.load(make_package(b"not a model"))
+
+
+def test_a_model_that_differs_from_the_manifest(make_package: Any) -> None:
+    io = IOSpec((TensorSpec("picture", "float32", ("n",)),), (TensorSpec("mean", "float32", ("n",)),))
+    with pytest.raises(PackageError, match=r"the manifest has the inputs \['picture'\].*has \['image'\]"):
+        runtimes.load(make_package(io=io))
+
+
+def test_an_engine_failure_names_the_shapes(make_package: Any) -> None:
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["a", "b"])
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        "g",
+        [value],
+        [out],
+        [helper.make_tensor("shape", TensorProto.INT64, [2], [2, -1])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    io = IOSpec((TensorSpec("x", "float32", ("n",)),), (TensorSpec("y", "float32", ("a", "b")),))
+    with runtimes.load(make_package(model, io)) as session, pytest.raises(EdgetxError) as caught:
+        session.run({"x": np.zeros(3, np.float32)})
+    assert "ONNX Runtime failed on x (3,)" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (Target(device="tpu"), "unknown device 'tpu'; accepted: cpu, cuda"),
+        (Target(device="cpu:1"), "unknown device"),
+        (Target(threads=-1), "threads is -1"),
+        (Target(optimization="most"), "unknown optimization 'most'"),  # type: ignore[arg-type]
+    ],
+)
+def test_targets_that_do_not_exist(make_package: Any, target: Target, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        runtimes.load(make_package(), target=target)
+
+
+def test_unknown_runtime(make_package: Any) -> None:
+    with pytest.raises(InputError, match="unknown runtime 'abacus'; accepted: ort"):
+        runtimes.load(make_package(), runtime="abacus")
+
+
+def test_cuda_without_its_provider_names_the_wheel(
+    make_package: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnxruntime
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    package = make_package()
+    with pytest.raises(UnavailableError, match=r"no CUDAExecutionProvider.*ort-gpu"):
+        runtimes.load(package, runtime="ort", target=Target(device="cuda"))
+    with caplog.at_level(logging.INFO), pytest.raises(UnavailableError, match="no runtime can run"):
+        runtimes.load(package, target=Target(device="cuda:0"))
+    assert "runtime ort is skipped" in caplog.text
+
+
+def test_onnxruntime_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    reason = OrtRuntime().why_not()
+    assert reason is not None
+    assert "pip install 'edgetx[ort]'" in reason
+    assert OrtRuntime().version() is None
+
+
+def _operator_package(make_package: Any, **fields: Any) -> Any:
+    """A package whose operator is an ONNX function: the way every edgetx operator is stored."""
+    function = helper.make_function(
+        "edgetx", "WindowAttention", ["x"], ["y"], [helper.make_node("Neg", ["x"], ["y"])],
+        [helper.make_opsetid("", 20)],
+    )  # fmt: skip
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n"])
+    out = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n"])
+    node = helper.make_node("WindowAttention", ["x"], ["y"], domain="edgetx")
+    graph = helper.make_graph([node], "g", [value], [out])
+    model = helper.make_model(
+        graph,
+        functions=[function],
+        opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("edgetx", 1)],
+        ir_version=10,
+    )
+    io = IOSpec((TensorSpec("x", "float32", ("n",)),), (TensorSpec("y", "float32", ("n",)),))
+    return make_package(model, io, **{"operators": {"WindowAttention": 1}, "bodies": "primitive", **fields})
+
+
+def test_bodies_run_where_custom_operators_are_off(make_package: Any) -> None:
+    with runtimes.load(_operator_package(make_package), target=Target(custom_ops=False)) as session:
+        np.testing.assert_array_equal(session.run({"x": np.ones(2, np.float32)})["y"], [-1, -1])
+        kernels = session.describe()["kernels"]
+    assert kernels == "primitive ONNX bodies of WindowAttention x1: custom operators are switched off"
+
+
+def test_a_precision_without_kernels_runs_the_bodies_and_says_so(
+    make_package: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with runtimes.load(_operator_package(make_package, precision="int8")) as session:
+        assert "the package computes in int8" in session.describe()["kernels"]
+    assert "runs its operators as standard ONNX" in caplog.text
+
+
+def test_operators_without_bodies_need_kernels(make_package: Any) -> None:
+    package = _operator_package(make_package, bodies="none")
+    assert OrtRuntime().why_not(package, Target(custom_ops=False)) == "custom operators are switched off"
+
+
+BLOCKER = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in ('torch', 'onnx', 'onnx_ir', 'onnxscript', 'timm', 'PIL'):
+            raise ImportError(name + ' is blocked')
+sys.meta_path.insert(0, Block())
+import numpy
+import edgetx
+with edgetx.load(sys.argv[1]) as session:
+    print(float(session.run({'image': numpy.ones((1, 3, 4, 4), 'float32')})['mean'][0]))
+"""
+
+
+def test_load_needs_no_export_side(make_package: Any) -> None:
+    package = make_package()
+    done = subprocess.run(
+        [sys.executable, "-c", BLOCKER, str(package.path)], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.returncode) == ("1.0", 0), done.stderr
+
+
+def test_runtimes_import_no_engine() -> None:
+    code = "import sys, edgetx.runtimes as r; r.runtimes(); print('onnxruntime' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_external_weights_are_found(make_package: Any, tmp_path: Path) -> None:
+    from edgetx.package import create
+
+    weights = np.arange(64, dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "w"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [64])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [64])],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    io = IOSpec((TensorSpec("x", "float32", (64,)),), (TensorSpec("y", "float32", (64,)),))
+    manifest = make_package(model, io).manifest
+    with create(tmp_path / "external") as draft:
+        onnx.save(
+            model, draft.model_path, save_as_external_data=True, location="model.onnx.data", size_threshold=0
+        )
+        draft.seal(manifest)
+        package = draft.publish()
+    assert "model.onnx.data" in package.manifest.files
+    with runtimes.load(package) as session:
+        np.testing.assert_array_equal(session.run({"x": np.zeros(64, np.float32)})["y"], weights)

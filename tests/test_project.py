@@ -1,0 +1,122 @@
+"""What holds for the project as a whole: cheap imports, the run side without torch, what a wheel contains."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import edgetx
+
+FRAMEWORKS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir", "onnxscript")
+HEAVY = (*FRAMEWORKS, "PIL", "msgspec", "numpy", "onnxruntime", "rich", "typer")
+FOLDERS = {"edgetx": "edgetx", "exporters": "edgetx.exporters", "runtimes": "edgetx.runtimes"}
+EXPORT_SIDE = ("_torchvision", "capture", "exporters", "sources", "tracing")
+EXPORT_SIDE_OF_AN_OPERATOR = ("bodies", "definition", "translation")
+
+installed = pytest.mark.skipif(
+    not list(importlib.metadata.distributions(name="edgetx")),
+    reason="edgetx is not installed in this environment; `make test` installs it",
+)
+
+
+def python(code: str, **environment: str) -> str:
+    """Run code in a fresh interpreter and return what it printed."""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def sources(root: Path) -> dict[str, str]:
+    """Path inside an installed edgetx -> module name, for every Python file of the three folders."""
+    found = {}
+    for folder, package in FOLDERS.items():
+        for file in sorted((root / folder).rglob("*.py")):
+            inside = Path(*package.split("."), file.relative_to(root / folder))
+            parts = inside.with_suffix("").parts
+            found[inside.as_posix()] = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return {path: module for path, module in found.items() if not module.endswith(".__main__")}
+
+
+def is_run_side(module: str) -> bool:
+    """Whether a module must import where no export-side framework is installed."""
+    parts = module.split(".")
+    return not any(part in EXPORT_SIDE for part in parts[1:2]) and parts[-1] not in EXPORT_SIDE_OF_AN_OPERATOR
+
+
+def test_import_loads_nothing() -> None:
+    loaded = json.loads(python("import sys, json, edgetx; print(json.dumps(sorted(sys.modules)))"))
+    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+
+
+def test_every_public_name_exists_and_is_documented() -> None:
+    for name in edgetx.__all__:
+        assert (getattr(edgetx, name).__doc__ or "").strip(), f"edgetx.{name} has no docstring"
+    with pytest.raises(AttributeError, match=r"it has .*export"):
+        edgetx.nonsense  # noqa: B018
+
+
+def test_run_side_imports_where_no_framework_is_installed(root: Path) -> None:
+    run_side = [module for module in sources(root).values() if is_run_side(module)]
+    assert {"edgetx.cli", "edgetx.package", "edgetx.runtimes", "edgetx.verification"} <= {*run_side}
+    python(
+        f"""
+import importlib, sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {FRAMEWORKS!r}:
+            raise ModuleNotFoundError(f"{{name}} is blocked", name=name)
+
+sys.meta_path.insert(0, Blocker())
+for module in {run_side!r}:
+    importlib.import_module(module)
+"""
+    )
+
+
+def test_every_module_imports(root: Path) -> None:
+    pytest.importorskip("torch", reason="the export side needs torch")
+    python(f"import importlib\nfor module in {[*sources(root).values()]!r}: importlib.import_module(module)")
+
+
+@installed
+def test_version_and_command() -> None:
+    assert importlib.metadata.version("edgetx") == edgetx.__version__
+    command = Path(sys.executable).with_name("edgetx")
+    printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=True).stdout
+    assert edgetx.__version__ in printed
+
+
+@installed
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) -> None:
+    pytest.importorskip("scikit_build_core", reason="building a wheel needs scikit-build-core")
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(root)], check=True, env={**os.environ, "PATH": path})
+    (wheel,) = tmp_path.glob("edgetx-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        archive.extractall(tmp_path / "site")
+    library = {name for name in names if name.endswith((".so", ".dll", ".dylib"))}
+    assert len(library) == 1
+    other = {name for name in names if not name.endswith(".py")} - library
+    assert {name for name in other if not name.endswith((".md", ".json", ".txt"))} == {"edgetx/py.typed"}
+    expected = {*sources(root), "edgetx/__main__.py"} if (root / "edgetx/__main__.py").is_file() else {*sources(root)}
+    assert {name for name in names if name.endswith(".py")} == expected
+    # Without the finder of an editable install, which would lead back to the checkout.
+    found = python(
+        f"import sys; sys.path[:] = [{str(tmp_path / 'site')!r}, *[p for p in sys.path if p]]\n"
+        "sys.meta_path[:] = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
+        "from edgetx.ops import library; import edgetx.exporters, edgetx.runtimes; print(library.path())"
+    )
+    assert found.strip().startswith(str(tmp_path / "site"))
