@@ -24,10 +24,10 @@ def install() -> None:
         return
     import torch
 
-    _library = torch.library.Library("torchvision", "FRAGMENT")
+    _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
-            _library.define(_SCHEMA.format(name=name))
+            _library.define(_SCHEMA.format(name=name))  # type: ignore[no-untyped-call]
 
 
 def _native_library_loads() -> bool:
@@ -41,11 +41,14 @@ def _native_library_loads() -> bool:
     if spec is None or not spec.submodule_search_locations:
         return True
     libraries = [
-        path for folder in spec.submodule_search_locations for path in Path(folder).glob("_C*") if path.is_file()
+        path
+        for folder in spec.submodule_search_locations
+        for path in Path(folder).glob("_C*")
+        if path.is_file()
     ]
     try:
         for library in libraries:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
     except (OSError, RuntimeError):
         return False
     return bool(libraries)

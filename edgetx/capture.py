@@ -22,6 +22,7 @@ import torch
 from edgetx import ops
 from edgetx.core import IOSpec, Reference, SymbolRange, TensorSpec
 from edgetx.errors import ExportError
+from edgetx.exporters import clone, flatten
 from edgetx.ops.operator import MINIMUM_OPSET, Variant
 
 class Positional(torch.nn.Module):
@@ -107,7 +108,7 @@ def export_stock(reference: Reference, path: Path) -> str | None:
     with _quiet(), torch.inference_mode():
         try:
             exported = torch.onnx.export(
-                Positional(reference.module, reference.io),
+                Positional(clone(reference.module), reference.io),
                 args,
                 dynamo=True,
                 verbose=False,
@@ -181,8 +182,6 @@ def _trace(
 
 def flatten_outputs(output: Any, io: IOSpec) -> tuple[torch.Tensor, ...]:
     """The tensors of a model's output (tensor, sequence, mapping, nested), in the order of `io.outputs`."""
-    from edgetx.exporters import flatten
-
     tensors = tuple(flatten(output).values())
     if len(tensors) != len(io.outputs):
         raise ExportError(
@@ -199,7 +198,7 @@ def _keep_module_names(model: ir.Model) -> None:
         node.metadata_props.clear()
         node.doc_string = None
         if scopes:
-            path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope]
+            path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope.startswith("module.")]
             if path:
                 node.metadata_props[MODULE_KEY] = path[-1].removeprefix("module.")
     model.metadata_props.clear()

@@ -6,6 +6,7 @@ package as a `Session`, and `Verdict` and `BenchReport` say how well and how fas
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,8 @@ Weights = Literal["pretrained", "checkpoint", "random", "in-memory"]
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int32", "int64", "bool")
 """The tensor element types that a package may have, by numpy's (and ml_dtypes') names."""
 
+_FLOATS = frozenset(("float32", "float16", "bfloat16", "float64"))
+_INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _SPEC = re.compile(r"^(?P<name>[A-Za-z_]\w*)=(?P<dtype>\w+)\[(?P<dims>[^\]]*)\]$")
 
 
@@ -124,7 +127,7 @@ class IOSpec:
             shape = getattr(array, "shape", None)
             if shape is None:
                 raise InputError(f"input {spec.name!r} is a {type(array).__name__}; pass an array: {spec}")
-            if str(array.dtype).removeprefix("torch.") != spec.dtype:
+            if _dtype_name(array.dtype) != spec.dtype:
                 raise InputError(f"input {spec.name!r} has dtype {array.dtype}; the model takes {spec}")
             if len(shape) != len(spec.shape):
                 raise InputError(
@@ -144,7 +147,7 @@ class IOSpec:
                     raise InputError(
                         f"input {spec.name!r} has size {size} on axis {axis}; the model takes {spec}"
                     )
-            if nan and spec.dtype in ("float32", "float64", "float16") and _has_nan(array):
+            if nan and spec.dtype in _FLOATS and _has_nan(array, spec.dtype):
                 raise InputError(f"input {spec.name!r} holds NaN; clean the data before running the model")
         if len(feeds) != len(self.inputs):
             names = {spec.name for spec in self.inputs}
@@ -156,11 +159,22 @@ class IOSpec:
         return f"given {sorted(feeds)}, the model takes {'; '.join(map(str, self.inputs))}"
 
 
-def _has_nan(array: Any) -> bool:
-    # min() propagates NaN and is one vectorised pass without a temporary.
+@functools.lru_cache(maxsize=64)
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _has_nan(array: Any, dtype: str) -> bool:
     if not hasattr(array, "__array_interface__") or not array.size:
         return False
-    lowest = array.min()
+    import numpy as np
+
+    if dtype in _INFINITY_BITS:
+        # numpy compares 16-bit floats one by one; their bits, as integers, go through SIMD.
+        magnitude = array.view(np.uint16) & np.uint16(0x7FFF)
+        return bool(np.maximum.reduce(magnitude, axis=None) > _INFINITY_BITS[dtype])
+    # The minimum propagates NaN and is one vectorised pass without a temporary.
+    lowest = np.minimum.reduce(array, axis=None)
     return bool(lowest != lowest)
 
 

@@ -132,16 +132,21 @@ def _architectures() -> list[dict[str, Any]]:
     from edgetx import exporters
 
     missing = [name for name in ("torch", "onnx", "onnx_ir", "onnxscript") if util.find_spec(name) is None]
-    reason = f"needs {', '.join(missing)}: pip install 'edgetx[export]'" if missing else None
+    if missing:
+        reason = f"needs {', '.join(missing)}: pip install 'edgetx[export]'"
+        return [
+            {"id": name, "title": "", "paper": "", "presets": {}, "why_not": reason}
+            for name in exporters.ids()
+        ]
     return [
         {
             "id": architecture.id,
             "title": architecture.title,
             "paper": architecture.paper,
             "presets": dict(architecture.presets),
-            "why_not": reason,
+            "why_not": None,
         }
-        for architecture in exporters.architectures()
+        for architecture in (*exporters.architectures(), exporters.fallback())
     ]
 
 

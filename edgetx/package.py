@@ -369,7 +369,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Package:
-    """A package on disk, its manifest read and validated."""
+    """A package on disk, its manifest read and validated.
+
+    package = Package.open("swin_tiny.edgetx")
+    package.io.inputs, package.verdict, package.golden()
+    """
 
     path: Path
     manifest: Manifest

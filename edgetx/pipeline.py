@@ -8,18 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from edgetx import __version__, ops, processors
+from edgetx import ops
 from edgetx import package as packages
 from edgetx.core import Reference, Rewrite, Target, TensorSpec, Verdict
 from edgetx.errors import ExportError, UnavailableError, VerificationError
 from edgetx.ops import Variant as Bodies
-from edgetx.package import Case, IOEntry, Manifest, OperatorEntry, Package, VerdictEntry
-from edgetx.verification import TOLERANCE, verify
+from edgetx.package import Case, Manifest, Package
+from edgetx.verification import verify
 
 if TYPE_CHECKING:
-    import onnx_ir as ir
     import torch
 
     from edgetx.benchmark import BenchReport
@@ -52,7 +49,7 @@ def load_reference(
         if example_inputs is not None:
             raise ExportError("example_inputs go with a module in memory; a SOURCE string takes inputs=[TensorSpec...]")
         return sources.load(source, pretrained=pretrained, model=model, inputs=inputs, images=paths)
-    return sources.from_module(source, example_inputs)
+    return sources.from_module(source, example_inputs, inputs=inputs, images=paths)
 
 
 def export(
@@ -113,7 +110,7 @@ def export_reference(
     from edgetx import capture, exporters
 
     folder = Path(output) if output is not None else Path(f"{reference.name}.edgetx")
-    with packages.create(folder, overwrite=force) as draft:
+    with packages.create(folder, force=force) as draft:
         progress("running the PyTorch model on the golden inputs")
         cases = _golden(reference)
         progress("tracing and translating to ONNX")
@@ -121,13 +118,21 @@ def export_reference(
         onnx_model = capture.capture(reference, rewrite.module, bodies=bodies)
         capture.save(onnx_model, draft.path / "model.onnx")
         draft.save_golden(cases)
-        manifest = _manifest(reference, rewrite, onnx_model, bodies)
+        counts = {operator.name: len(operator.nodes(onnx_model)) for operator in ops.OPERATORS}
+        manifest = Manifest.describe(
+            reference,
+            operators={name: count for name, count in counts.items() if count},
+            replaced=rewrite.replaced,
+            bodies=bodies if any(counts.values()) else "none",
+            opset=onnx_model.opset_imports[""],
+            notes=rewrite.notes,
+        )
         progress("verifying against PyTorch")
         candidate = draft.seal(manifest)
         verdict = verify(candidate)
         if not verdict.passed:
             raise VerificationError(f"{reference.name}: {failure(verdict)}; nothing was written to {folder}")
-        draft.seal(msgspec.structs.replace(manifest, verdict=VerdictEntry.of(verdict)))
+        draft.seal(manifest.with_verdict(verdict))
         return draft.publish()
 
 
@@ -225,12 +230,14 @@ def _golden(reference: Reference) -> list[Case]:
     import torch
 
     from edgetx.capture import flatten_outputs
+    from edgetx.exporters import clone
 
     cases = []
     for sample in reference.samples:
         with torch.inference_mode():
             tensors = [torch.from_numpy(sample[spec.name]) for spec in reference.io.inputs]
-            outputs = flatten_outputs(reference.module(*tensors), reference.io)
+            # A fresh copy each time: transformers' Swin changes itself when it sees another size.
+            outputs = flatten_outputs(clone(reference.module)(*tensors), reference.io)
         cases.append(
             Case(
                 inputs=dict(sample),
@@ -240,25 +247,3 @@ def _golden(reference: Reference) -> list[Case]:
             )
         )
     return cases
-
-
-def _manifest(reference: Reference, rewrite: Rewrite, model: ir.Model, bodies: Bodies) -> Manifest:
-    counts = {operator.name: len(operator.nodes(model)) for operator in ops.OPERATORS}
-    precision = reference.io.outputs[0].dtype
-    return Manifest(
-        name=reference.name,
-        edgetx_version=__version__,
-        architecture=reference.architecture,
-        source=reference.source,
-        weights=reference.weights,
-        io=IOEntry.of(reference.io),
-        opset=model.opset_imports[""],
-        bodies=bodies if any(counts.values()) else "none",
-        precision=precision,
-        tolerance=TOLERANCE.get(precision, 0.0),
-        processor=None if reference.processor is None else processors.to_dict(reference.processor),
-        operators={
-            name: OperatorEntry(count=count, modules=rewrite.replaced) for name, count in counts.items() if count
-        },
-        notes=(*reference.notes, *rewrite.notes),
-    )

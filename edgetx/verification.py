@@ -59,8 +59,13 @@ def verify(
     except EdgetxError as error:
         return Verdict(outputs=(), cases=len(cases), ran_on=ran_on, error=str(error))
     return compare(
-        [case.outputs for case in cases], actual, tolerance=package.manifest.tolerance, ran_on=ran_on
+        [case.outputs for case in cases], actual, tolerance=tolerance_of(package), ran_on=ran_on
     )
+
+
+def tolerance_of(package: Package) -> float:
+    """The largest accepted absolute error of outputs of order 1, by the precision that the package computes in."""
+    return TOLERANCE[package.manifest.precision]
 
 
 def compare(
@@ -171,7 +176,7 @@ def per_module(package: Package | str | Path, reference: Reference | None = None
     package = package if isinstance(package, Package) else Package.open(package)
     rows = []
     for traced in tracing.trace(package, reference):
-        difference = measure(traced.expected, traced.actual, package.manifest.tolerance)
+        difference = measure(traced.expected, traced.actual, tolerance_of(package))
         rows.append(
             ModuleError(
                 traced.name,

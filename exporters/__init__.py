@@ -22,6 +22,11 @@ _TABLE = {
 _GENERIC = "edgetx.exporters.generic:GenericArchitecture"
 
 
+def ids() -> tuple[str, ...]:
+    """The ids of `architectures()`; needs no torch."""
+    return tuple(_TABLE)
+
+
 @cache
 def architectures() -> tuple[Architecture, ...]:
     """Every architecture with an exporter of its own, in the order in which they are asked. Imports torch."""
@@ -56,6 +61,13 @@ def flatten(output: Any) -> dict[str, torch.Tensor]:
     from edgetx.exporters._outputs import flatten as named
 
     return named(output)
+
+
+def clone(module: torch.nn.Module) -> torch.nn.Module:
+    """See `edgetx.exporters._modules.clone`."""
+    from edgetx.exporters._modules import clone as share_weights
+
+    return share_weights(module)
 
 
 def _make(place: str) -> Architecture:

@@ -1,8 +1,8 @@
 """Which Swin or SwinV2 a bare checkpoint holds, read from the names and shapes of its tensors.
 
-Four naming schemes: timm's, Microsoft's original one (which timm's `checkpoint_filter_fn` converts, downsampling at
-the end of a stage instead of the start of the next), torchvision's and transformers'. A pretrained name of timm is
-given where the shapes fit one, so that its preprocessing is found; the keyword arguments say the rest.
+Four naming schemes: timm's, Microsoft's original one (downsampling at the end of a stage instead of the start
+of the next; timm's `checkpoint_filter_fn` converts it), torchvision's and transformers'. A pretrained name of
+timm is given where the shapes fit one, so that its preprocessing is found; the arguments say the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgetx.errors import SourceError
 Found = tuple[str, dict[str, Any]]
 State = Mapping[str, Any]
 
-_SIZES = {
+_SIZES: Mapping[tuple[int, tuple[int, ...]], str] = {
     (96, (2, 2, 6, 2)): "tiny",
     (96, (2, 2, 18, 2)): "small",
     (128, (2, 2, 18, 2)): "base",
@@ -47,9 +47,9 @@ class _Shape:
 
     @property
     def image(self) -> int:
-        """The image whose last stage is one window, as all published models but SwinV2's fine-tuned ones have."""
+        """The side of the image whose last stage is one window, as in the published models."""
         assert self.windows is not None
-        return self.windows[-1] * self.patch * 2 ** (len(self.depths) - 1)
+        return self.windows[-1] * self.patch << (len(self.depths) - 1)
 
     def timm(self, name: str) -> Found:
         """timm's factory of this name with every argument that the shapes give."""
@@ -248,7 +248,9 @@ def _depths(state: State, pattern: str) -> tuple[int, ...]:
 
 def _heads(state: State, attention: str) -> int:
     scale = state.get(f"{attention}.logit_scale")
-    heads = scale.shape[0] if scale is not None else state[f"{attention}.relative_position_bias_table"].shape[1]
+    heads = (
+        scale.shape[0] if scale is not None else state[f"{attention}.relative_position_bias_table"].shape[1]
+    )
     return int(heads)
 
 

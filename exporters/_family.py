@@ -1,4 +1,4 @@
-"""What Swin and SwinV2 have in common: how a model of timm, torchvision or transformers is described and rewritten."""
+"""What Swin and SwinV2 have in common: how a model of three libraries is described and rewritten."""
 
 from __future__ import annotations
 
@@ -52,13 +52,11 @@ class WindowedFamily(Architecture):
 
     def rewrite(self, module: nn.Module) -> Rewrite:
         copied, notes = _modules.replace(_modules.clone(module), self.builders)
-        replaced = tuple(
-            name for name, inner in copied.named_modules() if isinstance(inner, WindowAttention)
-        )
+        replaced = tuple(name for name, inner in copied.named_modules() if isinstance(inner, WindowAttention))
         return Rewrite(copied, replaced, tuple(notes))
 
     def describe(self, module: nn.Module, example: Any | None = None) -> IOSpec:
-        """See `Architecture.describe`; `example` is needed only for a module that wraps a model of this family."""
+        """See `Architecture.describe`; only a module around a model of this family needs an example."""
         image = next(
             (find(module) for name, find in self.models.items() if _modules.is_a(module, {name})), None
         )
@@ -74,4 +72,6 @@ class WindowedFamily(Architecture):
 
 def _output_name(name: str, single: str) -> str:
     """`output` and `output_3`, as `flatten` calls what has no name, become what vision models return."""
-    return single if name == "output" else name.replace("output_", "feature_") if name[:7] == "output_" else name
+    return (
+        single if name == "output" else name.replace("output_", "feature_") if name[:7] == "output_" else name
+    )

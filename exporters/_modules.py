@@ -1,4 +1,4 @@
-"""What every exporter does to a loaded model: recognise classes, copy without copying weights, replace, probe."""
+"""What exporters do to a loaded model: recognise classes, copy without copying weights, replace, probe."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def clone(module: nn.Module) -> nn.Module:
 
 
 def replace(module: nn.Module, builders: Mapping[str, Builder]) -> tuple[nn.Module, list[str]]:
-    """Replace, in place, every module whose class has a builder; what is inside a replaced module is not visited.
+    """Replace, in place, every module whose class has a builder; the inside of a replaced one is not visited.
 
     A builder may return the module it was given: then the modules inside it are visited.
 

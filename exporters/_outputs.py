@@ -26,7 +26,9 @@ def flatten(output: Any) -> dict[str, torch.Tensor]:
             raise ExportError(f"the model returns two tensors named {name!r}; rename one of its outputs")
         tensors[name] = tensor
     if not tensors:
-        raise ExportError(f"the model returns no tensor but {type(output).__name__}; return at least one tensor")
+        raise ExportError(
+            f"the model returns no tensor but {type(output).__name__}; return at least one tensor"
+        )
     return tensors
 
 

@@ -1,7 +1,7 @@
 """timm's side of Swin and SwinV2 (semantics read in timm 1.0.31, `models/swin_transformer*.py`).
 
-timm rolls first and pads then, keeps the shift of a single window, and shrinks a window only when the model is
-built or its `set_input_size` is called: window and shift are read from the module. A model built with
+timm rolls first and pads then, keeps the shift of a single window, and shrinks a window only when the model
+is built or its `set_input_size` is called: window and shift are read from the module. A model built with
 `strict_img_size=False` takes any multiple of the patch; one built without takes its `img_size` alone.
 """
 
@@ -55,7 +55,7 @@ def merging(module: Any) -> nn.Module:
 
 
 def patch_embed(module: Any) -> nn.Module:
-    """timm's PatchEmbed without its checks of the size, which the IOSpec makes; other models' is left alone."""
+    """timm's PatchEmbed without its checks of the size, which the IOSpec makes; other models keep theirs."""
     name = type(module).__module__
     if name == "timm.models.swin_transformer_v2_cr":
         return PatchEmbed(module.proj, module.norm, pad=False, output_nchw=True)

@@ -1,7 +1,7 @@
 """torchvision's side of Swin and SwinV2 (semantics read in torchvision 0.28, `models/swin_transformer.py`).
 
-torchvision pads first and rolls then, and drops the shift of an axis that is a single window. Any size that holds
-one patch is accepted; partial patches are cut off.
+torchvision pads first and rolls then, and drops the shift of an axis that is a single window. Any size that
+holds one patch is accepted; partial patches are cut off.
 """
 
 from __future__ import annotations

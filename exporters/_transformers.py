@@ -1,11 +1,12 @@
 """transformers' side of Swin and SwinV2 (semantics read in 4.57 and 5.23, `models/swin*/modeling_swin*.py`).
 
-transformers pads first and rolls then. Its Swin drops both shifts when either axis is a single window, and shrinks
-its own windows when it meets a smaller map, which the next call then finds shrunk: window and shift are taken
-from what a freshly loaded model has, and smaller maps are not accepted. Its backbone keeps shift and window
+transformers pads first and rolls then. Its Swin drops both shifts when either axis is a single window, and
+shrinks its own windows when it meets a smaller map, which the next call then finds shrunk: window and shift
+are taken from what a freshly loaded model has, and smaller maps are not accepted. Its backbone keeps both
 (`always_partition`). Its SwinV2 sets both when it is built.
 
-The encoder's token sequences become NHWC maps; `[B, H·W, C]` and `[B, H, W, C]` hold the same values in the same order.
+The encoder's token sequences become NHWC maps: `[B, H·W, C]` and `[B, H, W, C]` hold the same values in the
+same order.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def _refuse(options: dict[str, Any]) -> None:
     asked.pop("return_dict", None)
     if asked:
         raise ExportError(
-            f"the exported model takes pixel_values alone, not {', '.join(sorted(asked))}; call it without them"
+            f"the exported model takes pixel_values alone, not {', '.join(sorted(asked))}; leave them out"
         )
 
 
@@ -149,8 +150,8 @@ def _position(embeddings: Any) -> Tensor | None:
     height, width = embeddings.patch_grid
     if position.shape[1] != height * width:
         raise ExportError(
-            f"absolute position embeddings for {position.shape[1]} tokens do not fit a grid of {height}×{width}; "
-            "this version of transformers cannot run such a model either (use_absolute_embeddings), 5.x can"
+            f"absolute position embeddings for {position.shape[1]} tokens do not fit a grid of "
+            f"{height}×{width}; transformers 4.57 cannot run use_absolute_embeddings either, 5.x can"
         )
     return position.detach().reshape(1, height, width, -1)  # type: ignore[no-any-return]
 
@@ -163,7 +164,7 @@ def pack(query: nn.Linear, key: nn.Linear, value: nn.Linear) -> nn.Linear:
         return linear(weight, None)
     zeros = [torch.zeros_like(part.weight[:, 0]) for part in parts]
     biases = [zero if part.bias is None else part.bias for part, zero in zip(parts, zeros, strict=True)]
-    return linear(weight, torch.cat(biases))
+    return linear(weight, torch.cat(tuple(biases)))
 
 
 def image(module: Any, *, shrinks: bool) -> Image | None:

@@ -82,7 +82,7 @@ class Block(nn.Module):
 class PatchMerging(nn.Module):
     """Four neighbours become one token of twice the channels: `[B, H, W, C]` to `[B, ⌈H/2⌉, ⌈W/2⌉, 2C]`.
 
-    One transpose of whole rows of C; the neighbours' order, (0,0) (1,0) (0,1) (1,1), is that of the paper's code.
+    One transpose of whole rows of C; the neighbours' order, (0,0) (1,0) (0,1) (1,1), is the original code's.
     """
 
     def __init__(self, norm: nn.Module, reduction: nn.Module, *, post_norm: bool) -> None:
@@ -102,7 +102,7 @@ class PatchMerging(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Strided convolution to `[B, h, w, C]`, then a norm. `pad` fills partial patches with zeros, else they are cut.
+    """Strided convolution to `[B, h, w, C]`, then a norm. `pad` fills partial patches, else they are cut.
 
     `output_nchw` returns `[B, C, h, w]`, as some libraries' stages expect.
     """
@@ -127,7 +127,8 @@ class PatchEmbed(nn.Module):
         if self.pad:
             height, width = x.shape[-2:]
             patch_height, patch_width = self.projection.kernel_size
-            rows, columns = -(-height // patch_height), -(-width // patch_width)
+            rows = (height + patch_height - 1) // patch_height
+            columns = (width + patch_width - 1) // patch_width
             x = _pad(x, rows * patch_height - height, columns * patch_width - width, channels_last=False)
         x = self.norm(self.projection(x).permute(0, 2, 3, 1))
         if self.position is not None:

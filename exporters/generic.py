@@ -20,7 +20,7 @@ class GenericArchitecture(Architecture):
     id = "generic"
     title = "any PyTorch module"
     paper = ""
-    presets: Mapping[str, str] = {}
+    presets = {}
 
     def recognises(self, module: nn.Module) -> bool:
         return isinstance(module, nn.Module)
@@ -30,9 +30,7 @@ class GenericArchitecture(Architecture):
         return describe(_modules.clone(module), example)
 
     def rewrite(self, module: nn.Module) -> Rewrite:
-        note = (
-            f"no exporter recognised {type(module).__name__}: exported as it is, without edgetx operators"
-        )
+        note = f"no exporter recognised {type(module).__name__}: exported as it is, without edgetx operators"
         return Rewrite(_modules.clone(module), (), (note,))
 
 
@@ -72,7 +70,7 @@ def describe(module: nn.Module, example: Any | None) -> IOSpec:
 def _inputs(module: nn.Module, example: Any | None) -> tuple[tuple[TensorSpec, ...], bool]:
     if isinstance(example, torch.Tensor | TensorSpec):
         example = (example,)
-    if not isinstance(example, Mapping | Sequence) or not example:
+    if not isinstance(example, Mapping | Sequence) or isinstance(example, str) or not example:
         raise ExportError(
             f"the inputs of {type(module).__name__} are not known; give example tensors to edgetx.export, "
             "or --input name=dtype[dim,...]"

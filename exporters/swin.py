@@ -46,8 +46,16 @@ def _torchvision_block(module: Any) -> nn.Module:
 def _transformers_block(layer: Any, index: int, keep_shift: bool) -> nn.Module:
     attention = layer.attention
     if hasattr(attention, "q_proj"):  # 5.x
-        positions, projections = attention.relative_position_bias, (attention.q_proj, attention.k_proj, attention.v_proj)
-        heads, head_size, proj, mlp = attention.num_attention_heads, attention.head_dim, attention.o_proj, layer.mlp
+        positions, projections = (
+            attention.relative_position_bias,
+            (attention.q_proj, attention.k_proj, attention.v_proj),
+        )
+        heads, head_size, proj, mlp = (
+            attention.num_attention_heads,
+            attention.head_dim,
+            attention.o_proj,
+            layer.mlp,
+        )
     else:
         inner = positions = attention.self
         projections = (inner.query, inner.key, inner.value)
@@ -97,7 +105,9 @@ class Swin(WindowedFamily):
         f"{_TORCHVISION}.SwinTransformerBlock": _torchvision_block,
         f"{_TORCHVISION}.PatchMerging": partial(_torchvision.merging, post_norm=False),
         f"{_HF}.SwinModel": partial(_transformers.model, make_block=_transformers_block, post_norm=False),
-        f"{_HF}.SwinBackbone": partial(_transformers.backbone, make_block=_transformers_block, post_norm=False),
+        f"{_HF}.SwinBackbone": partial(
+            _transformers.backbone, make_block=_transformers_block, post_norm=False
+        ),
     }
     models = {
         "timm.models.swin_transformer.SwinTransformer": _timm.image,

@@ -1,4 +1,7 @@
-"""Swin Transformer V2 (Liu et al. 2022, arXiv:2111.09883) of timm (swinv2_cr_* too), torchvision and transformers."""
+"""Swin Transformer V2 (Liu et al. 2022, arXiv:2111.09883) of timm, torchvision and transformers.
+
+timm's swinv2_cr_* models are included: an earlier reading of the paper with another position bias.
+"""
 
 from __future__ import annotations
 
@@ -105,7 +108,7 @@ def _transformers_block(layer: Any, index: int, keep_shift: bool) -> nn.Module:
 
 
 def _mask_count(attention: Any) -> int:
-    """How often the library adds the mask to the logits: twice in 4.57 and 5.23, which may be corrected one day.
+    """How often the library adds the mask to the logits: twice in 4.57 and 5.23; later ones may correct it.
 
     Measured on the module: equal tokens have equal logits but for the position bias, so a mask of -1 on one
     key changes the logarithm of its probability, relative to the others', by minus the count.
@@ -155,7 +158,9 @@ class SwinV2(WindowedFamily):
         f"{_TORCHVISION}.SwinTransformerBlockV2": _torchvision_block,
         f"{_TORCHVISION}.PatchMergingV2": partial(_torchvision.merging, post_norm=True),
         f"{_HF}.Swinv2Model": partial(_transformers.model, make_block=_transformers_block, post_norm=True),
-        f"{_HF}.Swinv2Backbone": partial(_transformers.backbone, make_block=_transformers_block, post_norm=True),
+        f"{_HF}.Swinv2Backbone": partial(
+            _transformers.backbone, make_block=_transformers_block, post_norm=True
+        ),
     }
     models = {
         f"{_V2}.SwinTransformerV2": _timm.image,

@@ -38,7 +38,7 @@ def photograph() -> Path:
 
 @pytest.fixture
 def classifier(tmp_path: Path) -> Path:
-    """A package of 8x8 images and 3 classes: logits are the channels' means, halved. Needs onnx, not torch."""
+    """A package of 8x8 images and 3 classes: logits are half the channels' means. Needs onnx, not torch."""
     import numpy as np
     import onnx
     from onnx import TensorProto, helper

@@ -20,9 +20,9 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def io(
-    height: int | str = 32, width: int | str = 32, dtype: str = "float32", **symbols: SymbolRange
+    rows: int | str = 32, columns: int | str = 32, *, dtype: str = "float32", **symbols: SymbolRange
 ) -> IOSpec:
-    image = TensorSpec("image", dtype, ("batch", 3, height, width))
+    image = TensorSpec("image", dtype, ("batch", 3, rows, columns))
     return IOSpec((image,), (TensorSpec("logits", dtype, ("batch", 4)),), symbols)
 
 

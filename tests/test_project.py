@@ -29,7 +29,11 @@ installed = pytest.mark.skipif(
 def python(code: str, **environment: str) -> str:
     """Run code in a fresh interpreter and return what it printed."""
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, **environment}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -102,7 +106,9 @@ def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) ->
     pytest.importorskip("scikit_build_core", reason="building a wheel needs scikit-build-core")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    subprocess.run([*build, "--wheel-dir", str(tmp_path), str(root)], check=True, env={**os.environ, "PATH": path})
+    subprocess.run(
+        [*build, "--wheel-dir", str(tmp_path), str(root)], check=True, env={**os.environ, "PATH": path}
+    )
     (wheel,) = tmp_path.glob("edgetx-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
@@ -111,7 +117,11 @@ def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) ->
     assert len(library) == 1
     other = {name for name in names if not name.endswith(".py")} - library
     assert {name for name in other if not name.endswith((".md", ".json", ".txt"))} == {"edgetx/py.typed"}
-    expected = {*sources(root), "edgetx/__main__.py"} if (root / "edgetx/__main__.py").is_file() else {*sources(root)}
+    expected = (
+        {*sources(root), "edgetx/__main__.py"}
+        if (root / "edgetx/__main__.py").is_file()
+        else {*sources(root)}
+    )
     assert {name for name in names if name.endswith(".py")} == expected
     # Without the finder of an editable install, which would lead back to the checkout.
     found = python(

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgetx.benchmark import feeds as arrays
 from edgetx.benchmark.specs import EngineSpec
-from edgetx.core import Target
+from edgetx.core import Target, TensorSpec
 from edgetx.errors import InputError, UnavailableError
 
 
@@ -127,9 +127,11 @@ def open_torch(spec: EngineSpec, threads: int) -> Opened:
     """PyTorch eager on the module that a SOURCE names, as its library built it."""
     torch = _require("torch", "pip install 'edgetx[export]'")
     torch.set_num_threads(threads)
-    from edgetx import sources
+    from edgetx import exporters, sources
 
-    module = sources.load(spec.path, pretrained=spec.pretrained).module.eval().to(spec.device)
+    inputs = [TensorSpec.parse(text) for text in spec.shapes]
+    reference = sources.load(spec.path, pretrained=spec.pretrained, inputs=inputs)
+    module = reference.module.eval().to(spec.device)
     feeds = _given(spec)
 
     def bind() -> tuple[Mapping[str, Any], Callable[[], Any]]:
@@ -144,13 +146,11 @@ def open_torch(spec: EngineSpec, threads: int) -> Opened:
 
         return feeds, run
 
-    def outputs(result: Any) -> list[Any]:
-        values = result.values() if hasattr(result, "values") else result
-        values = [values] if isinstance(values, torch.Tensor) else list(values)
-        return [value.cpu().numpy() for value in values if isinstance(value, torch.Tensor)]
-
     return Opened(
-        bind=bind, outputs=outputs, version=f"torch {torch.__version__}", ran_on={"device": spec.device}
+        bind=bind,
+        outputs=lambda result: [tensor.cpu().numpy() for tensor in exporters.flatten(result).values()],
+        version=f"torch {torch.__version__}",
+        ran_on={"device": spec.device},
     )
 
 

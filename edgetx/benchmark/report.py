@@ -161,7 +161,10 @@ def milliseconds(nanoseconds: float) -> str:
 
 
 def size(count: int | None) -> str:
-    """Bytes as text in MB (10^6 bytes), or `unknown`."""
+    """Bytes as text in decimal units, or `unknown`."""
     if count is None:
         return "unknown"
-    return f"{count / 1e6:.1f} MB" if count >= 100_000 else f"{count / 1e3:.1f} kB"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count} bytes"

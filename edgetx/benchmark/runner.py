@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 WARMUP_MAX_RUNS = 100
 WARMUP_SECONDS = 10.0
+MAX_RUNS_PER_ROUND = 1000
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Progress = Callable[[str], None]
@@ -77,7 +78,9 @@ def bench(
             custom_ops=target.custom_ops,
             image=None if image is None else str(image),
         )
-        for name, each in zip(_unique([Path(each.path).name for each in packages]), packages, strict=True)
+        for name, each in zip(
+            _unique([Path(each.path).resolve().name for each in packages]), packages, strict=True
+        )
     ]
     with tempfile.TemporaryDirectory(prefix="edgetx-bench-") as folder:
         if baseline is not None:
@@ -139,7 +142,7 @@ def compare(
         threads: threads of every engine; 0 takes the physical cores available to this process.
         runs: timed runs per engine, spread evenly over `rounds` (rounded up).
         seconds: a wall-clock budget per engine instead of `runs`: rounds go on until it is spent, at least
-            one; a round has at most `ceil(runs / rounds)` runs, fewer where the slowest engine needs it.
+            one; a round takes the slowest engine `seconds / rounds`, but has at most 1000 runs.
         progress: called with one line per step.
 
     Raises:
@@ -174,7 +177,7 @@ def compare(
             worker.warm_up(warmup)
         if seconds is not None:
             slowest = max(worker.warmed["median_ns"] for worker in workers) / 1e9
-            per_round = max(1, min(per_round, int(seconds / rounds / slowest)))
+            per_round = min(max(1, int(seconds / rounds / slowest)), MAX_RUNS_PER_ROUND)
         finished = 0
         deadline = monotonic() + (seconds or 0) * len(workers)
         while monotonic() < deadline or finished == 0 if seconds is not None else finished < rounds:
@@ -220,7 +223,9 @@ class _Worker:
         environment = {
             **os.environ,
             **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            # The same modules as here, and nothing else that happens to lie in the current folder.
+            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+            "PYTHONSAFEPATH": "1",
         }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgetx.benchmark.worker"],

@@ -22,7 +22,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         runtime, optimization, custom_ops: for `package`, as in `edgetx.load` and `Target`;
             `optimization` also holds for `onnx`.
         device: `cpu` or `cuda[:index]`.
-        pretrained: for `torch`, whether the SOURCE's weights are loaded.
+        pretrained: for `torch`, whether the SOURCE's trained weights are fetched; as in `edgetx.export`.
+        shapes: for `torch` and a SOURCE `module:function`, its inputs as `name=dtype[dim,...]`.
     """
 
     name: str
@@ -34,4 +35,5 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     custom_ops: bool = True
-    pretrained: bool = True
+    pretrained: bool | None = None
+    shapes: tuple[str, ...] = ()

@@ -18,6 +18,20 @@ from edgetx.errors import EdgetxError
 INTERRUPTED = 130
 
 
+class _Once(logging.Filter):
+    """Lets a message through once: one command may open the same package several times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self._seen
+        self._seen.add(message)
+        return new
+
+
 class Commands(TyperGroup):
     """Turns every failure into one line on stderr and an exit code: 1 a check failed, 2 bad use."""
 
@@ -82,7 +96,11 @@ def configure(
 ) -> None:
     """Set up logging for the command that follows."""
     level = logging.DEBUG if debug else logging.INFO if verbose else logging.ERROR
-    logging.basicConfig(format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR, force=True)
+    handler = logging.StreamHandler()
+    handler.addFilter(_Once())
+    logging.basicConfig(
+        format="%(levelname)s %(name)s: %(message)s", level=logging.ERROR, handlers=[handler], force=True
+    )
     logging.getLogger("edgetx").setLevel(level if verbose or debug else logging.WARNING)
     logging.captureWarnings(True)
     logging.getLogger("py.warnings").setLevel(logging.WARNING if verbose or debug else logging.ERROR)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetx.cli import options
-from edgetx.cli.console import Progress, emit_json, quiet_stdout, show, show_prediction, show_table
+from edgetx.cli.console import Progress, emit_json, place, quiet_stdout, show, show_prediction, show_table
 from edgetx.cli.make import parity
 from edgetx.core import Target
 from edgetx.errors import InputError
@@ -70,7 +70,7 @@ def _show_verdict(verdict: Verdict) -> None:
                 for output in verdict.outputs
             ],
         )
-    show(f"{parity(verdict)}; on {', '.join(f'{key} {value}' for key, value in verdict.ran_on.items())}")
+    show(f"{parity(verdict)}; on {place(verdict.ran_on)}" if verdict.ran_on else parity(verdict))
 
 
 def _show_modules(modules: list[ModuleError]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from time import monotonic
 from types import TracebackType
 from typing import Any
@@ -126,13 +126,20 @@ def quiet_stdout() -> Iterator[None]:
 
 def show_prediction(answer: Any, *, title: str) -> None:
     """A processor's answer: a table where it is a list of records, JSON otherwise."""
-    records = answer.get("top", answer) if isinstance(answer, dict) else answer
-    if isinstance(records, list) and records and all(isinstance(record, dict) for record in records):
-        header = list(records[0])
-        show_table(header, [[_cell(record.get(key)) for key in header] for record in records], title=title)
+    if isinstance(answer, list) and answer and all(isinstance(record, dict) for record in answer):
+        show(title)
+        header = list(dict.fromkeys(key for record in answer for key in record))
+        show_table(header, [[_cell(record.get(key)) for key in header] for record in answer])
         return
     show(f"{title}: {msgspec.json.encode(answer, enc_hook=_plain).decode()}")
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def place(ran_on: Mapping[str, str]) -> str:
+    """One line of what a session ran on, from `Session.describe`."""
+    facts = dict(ran_on)
+    head = [facts.pop(key) for key in ("runtime", "engine") if key in facts]
+    return ", ".join([": ".join(head), *(f"{key} {value}" for key, value in facts.items())])

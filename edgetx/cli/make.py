@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetx.cli import options
-from edgetx.cli.console import Progress, emit_json, show, show_facts, show_prediction
+from edgetx.cli.console import Progress, emit_json, place, show, show_facts, show_prediction
 from edgetx.core import TensorSpec
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _show_deployment(deployment: Deployment) -> None:
         [
             ("package", str(deployment.package.path)),
             *_identity(deployment.package).items(),
-            ("runtime", ", ".join(f"{key} {value}" for key, value in deployment.verdict.ran_on.items())),
+            ("runtime", place(deployment.report.engines[0].ran_on)),
             ("parity", parity(deployment.verdict)),
             *_timings(deployment.report),
         ],

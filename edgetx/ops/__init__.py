@@ -37,7 +37,7 @@ OPERATORS: tuple[Operator, ...] = (
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
-    """What `torch.onnx.export(dynamo=True, custom_translation_table=...)` needs to keep the operators as nodes."""
+    """The `custom_translation_table` with which `torch.onnx.export` keeps the operators as nodes."""
     return {operator.torch_overload(): operator.translation() for operator in OPERATORS}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,23 +13,25 @@ from typing import Any
 import torch
 
 from edgetx.errors import SourceError
+from edgetx.sources._loaded import first_line
 
 NESTING = ("state_dict_ema", "model_ema", "params_ema", "state_dict", "model", "params", "net")
-"""Keys under which trainers keep the weights, the averaged (EMA) ones first, as timm and BasicSR prefer them."""
+"""Keys under which trainers keep the weights, averaged (EMA) ones first, as timm and BasicSR do."""
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DistributedDataParallel and torch.compile put before every name."""
 
 SHOWN = 5
 
-_GLOBAL = re.compile(r"(?:GLOBAL|Unsupported (?:global|class|operand)[:\s]+)\s*([\w.]+\.[\w.]+)")
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_PICKLE, _ZIP = b"\x80", b"PK\x03\x04"
 
 
 def read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """The tensors of a `.safetensors` file or of a PyTorch checkpoint, by name, and notes on what was unwrapped.
+    """The tensors of a `.safetensors` or PyTorch checkpoint by name, and notes on what was unwrapped.
 
     Raises:
-        SourceError: no such file, unreadable, a Git LFS pointer, truncated, holding pickled code, or no weights.
+        SourceError: no such file, unreadable, a Git LFS pointer, truncated, pickled code, or no weights.
     """
     if not path.exists():
         raise SourceError(f"checkpoint {path} does not exist; check the path")
@@ -38,11 +41,15 @@ def read(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         with path.open("rb") as file:
             start = file.read(64)
     except OSError as error:
-        raise SourceError(f"checkpoint {path} cannot be read: {error.strerror}; check its permissions") from error
+        raise SourceError(
+            f"checkpoint {path} cannot be read: {error.strerror}; check its permissions"
+        ) from error
     if not start:
         raise SourceError(f"checkpoint {path} is empty; get a fresh copy")
     if start.startswith(b"version https://git-lfs"):
-        raise SourceError(f"checkpoint {path} is a Git LFS pointer, not the weights; run git lfs pull in its repository")
+        raise SourceError(
+            f"checkpoint {path} is a Git LFS pointer, not the weights; run git lfs pull in its repository"
+        )
     stored = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     return _unwrap(stored, path)
 
@@ -55,13 +62,15 @@ def _read_safetensors(path: Path) -> Any:
         return load_file(path, device="cpu")
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise SourceError(
-            f"checkpoint {path} is truncated or no safetensors file ({_first_line(error)}); get a fresh copy"
+            f"checkpoint {path} is truncated or no safetensors file ({first_line(error)}); get a fresh copy"
         ) from error
 
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_inert()):
+            warnings.simplefilter("ignore")  # what torch warns of becomes an error below
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises pickle, zip, EOF, key and runtime errors for damaged files
         text = str(error)
         if "TorchScript" in text:
@@ -69,19 +78,31 @@ def _read_torch(path: Path) -> Any:
                 f"checkpoint {path} is a TorchScript archive, which holds code; "
                 "save the weights alone: torch.save(model.state_dict(), ...) or safetensors"
             ) from error
-        if isinstance(error, pickle.UnpicklingError) and (match := _GLOBAL.search(text)):
+        with path.open("rb") as file:
+            start = file.read(4)
+        match = _GLOBAL.search(text)
+        whole = start[:1] == _PICKLE or zipfile.is_zipfile(path)
+        if isinstance(error, pickle.UnpicklingError) and (match or whole):
             raise SourceError(
-                f"checkpoint {path} contains pickled code or objects ({match[1]}), which edgetx never runs; "
-                "save the weights alone as safetensors, or torch.save(model.state_dict(), ...)"
+                f"checkpoint {path} contains pickled code or objects{f' ({match[1]})' if match else ''}, "
+                "which edgetx never runs; save the weights alone as safetensors, "
+                "or torch.save(model.state_dict(), ...)"
             ) from error
-        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({_first_line(error)})"
-        state = "truncated or damaged" if zipfile.is_zipfile(path) or _starts_as_zip(path) else "damaged, or no checkpoint"
+        state = "truncated or damaged" if start == _ZIP or start[:1] == _PICKLE else "no PyTorch checkpoint"
+        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({first_line(error)})"
         raise SourceError(f"checkpoint {path} is {state}{reason}; get a fresh copy") from error
 
 
-def _starts_as_zip(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04"
+def _inert() -> list[Any]:
+    """What trainers keep beside the weights and is plain data: numpy's scalars, argparse's options."""
+    import argparse
+
+    import numpy as np
+
+    scalar = np.float64(0).__reduce__()[0]
+    dtypes = {type(np.dtype(name)) for name in ("float32", "float64", "int32", "int64", "bool")}
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [argparse.Namespace, np.dtype, *dtypes, *names]
 
 
 def _unwrap(stored: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -92,16 +113,24 @@ def _unwrap(stored: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]
             break
         others = [key for key in NESTING if key != nested and isinstance(stored.get(key), Mapping)]
         if others:
-            notes.append(f"{path.name} holds several sets of weights; took {nested!r}, not {', '.join(others)}")
+            notes.append(
+                f"{path.name} holds several sets of weights; took {nested!r}, not {', '.join(others)}"
+            )
         stored = stored[nested]
     tensors = (
-        {name: value for name, value in stored.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+        {
+            name: value
+            for name, value in stored.items()
+            if isinstance(name, str) and isinstance(value, torch.Tensor)
+        }
         if isinstance(stored, Mapping)
         else {}
     )
     if not tensors:
-        what = f"the keys {', '.join(map(str, list(stored)[:SHOWN]))}" if isinstance(stored, Mapping) and stored else (
-            f"a {type(stored).__name__}"
+        what = (
+            f"the keys {', '.join(map(str, list(stored)[:SHOWN]))}"
+            if isinstance(stored, Mapping) and stored
+            else (f"a {type(stored).__name__}")
         )
         raise SourceError(
             f"checkpoint {path} holds no weights but {what}; expected a state dict, "
@@ -113,7 +142,9 @@ def _unwrap(stored: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]
     return tensors, notes
 
 
-def load_into(module: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], *, model: str, checkpoint: str) -> None:
+def load_into(
+    module: torch.nn.Module, state_dict: Mapping[str, torch.Tensor], *, model: str, checkpoint: str
+) -> None:
     """Copy the weights into `module`; every parameter must be there, and nothing else.
 
     Buffers that the module computes itself (not part of its own state dict) may be present and are not used.
@@ -158,7 +189,3 @@ def _first(names: list[str]) -> str:
 
 def _shape(tensor: torch.Tensor) -> str:
     return "x".join(map(str, tensor.shape)) or "a scalar"
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -58,7 +58,10 @@ def parse(source: str) -> Parsed:
         _check_exists(stem)
         return Parsed("file", stem, {"model": model})
     if _looks_like_path(path):
-        _check_exists(path)
+        folder, options = _split_options(path, source)
+        if options and os.path.isdir(folder):
+            return Parsed("file", folder, options)
+        _check_exists(folder if options else path)
     if _FUNCTION.match(text):
         return Parsed("function", text)
     name, options = _split_options(text, source)

@@ -1,4 +1,4 @@
-"""Files of the Hugging Face hub: from the network where it answers, else from the local cache, never a long wait."""
+"""Files of the Hugging Face hub: from the network where it answers, else from the cache; no long wait."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgetx.errors import SourceError
+from edgetx.sources._loaded import first_line
 
 PROBE_SECONDS = 4.0
 STALL_SECONDS = 15.0
@@ -29,26 +30,24 @@ def fetch(repository: str, names: Sequence[str], *, revision: str | None = None)
         SourceError: the hub cannot be reached and the cache has none of them, or the repository has none.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError
 
     online = reachable()
     for name in names:
         try:
             return Path(hf_hub_download(repository, name, revision=revision, local_files_only=not online))
-        except LocalEntryNotFoundError:
-            continue  # a subclass of EntryNotFoundError: unreachable and not cached
-        except EntryNotFoundError:
+        except EntryNotFoundError:  # not in the repository, or offline and not in the cache
             continue
         except Exception as error:  # the hub's, requests', httpx's and the file system's own errors
             raise SourceError(
-                f"cannot get {name} of {repository} from the Hugging Face hub: {_first_line(error)}; {CHOICES}"
+                f"cannot get {name} of {repository} from the Hugging Face hub: {first_line(error)}; {CHOICES}"
             ) from error
     wanted = " or ".join(names)
     if online:
         raise SourceError(f"the hub repository {repository} has no {wanted} that can be fetched; {CHOICES}")
     raise SourceError(
-        f"cannot get {wanted} of {repository}: the Hugging Face hub cannot be reached and the local cache lacks it; "
-        f"{CHOICES}"
+        f"cannot get {wanted} of {repository}: the Hugging Face hub cannot be reached and the local cache "
+        f"lacks it; {CHOICES}"
     )
 
 
@@ -91,12 +90,12 @@ def split_revision(identifier: str) -> tuple[str, str | None]:
     """
     repository, _, revision = identifier.partition("@")
     parts = repository.split("/")
-    if len(parts) > 2 or not all(part and not part.startswith(".") for part in parts) or os.sep == "\\" in repository:
+    if (
+        len(parts) > 2
+        or not all(part and not part.startswith(".") for part in parts)
+        or os.sep == "\\" in repository
+    ):
         raise SourceError(
-            f"{identifier!r} is not a model id of the Hugging Face hub; expected hf:ORGANISATION/NAME[@REVISION]"
+            f"{identifier!r} is no model id of the Hugging Face hub; expected hf:ORGANISATION/NAME[@REVISION]"
         )
     return repository, revision or None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)

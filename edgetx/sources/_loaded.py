@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +40,6 @@ class Loaded:
 
 
 StateDict = Mapping[str, torch.Tensor]
-Build = Callable[[], torch.nn.Module]
 
 
 @contextmanager
@@ -53,11 +52,17 @@ def seeded() -> Iterator[None]:
 
 def random_note(name: str) -> str:
     """The line that says that nothing was trained."""
-    return f"the weights of {name} are random (seed {SEED}): its outputs mean nothing, its speed and parity do"
+    return (
+        f"the weights of {name} are random (seed {SEED}): its outputs mean nothing, its speed and parity do"
+    )
 
 
 def settings_problem(name: str, options: Mapping[str, Any], error: Exception) -> str:
     """One line for a library's refusal of the options in a SOURCE."""
     given = ", ".join(f"{key}={value!r}" for key, value in options.items()) or "no options"
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return f"{name} cannot be built with {given}: {reason}"
+    return f"{name} cannot be built with {given}: {first_line(error)}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

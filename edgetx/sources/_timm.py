@@ -11,13 +11,25 @@ import torch
 
 from edgetx.errors import SourceError
 from edgetx.sources import _checkpoint, _hub
-from edgetx.sources._loaded import ImageSettings, Loaded, StateDict, random_note, seeded, settings_problem
+from edgetx.sources._loaded import (
+    ImageSettings,
+    Loaded,
+    StateDict,
+    first_line,
+    random_note,
+    settings_problem,
+)
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.safetensors", "pytorch_model.bin")
 
 
 def load(
-    name: str, options: dict[str, Any], *, pretrained: bool, state_dict: StateDict | None = None, checkpoint: str = ""
+    name: str,
+    options: dict[str, Any],
+    *,
+    pretrained: bool,
+    state_dict: StateDict | None = None,
+    checkpoint: str = "",
 ) -> Loaded:
     """Build a timm model.
 
@@ -45,8 +57,7 @@ def load(
         module = _from_state_dict(name, options, state_dict, checkpoint, title, notes)
         return Loaded(module, _short(title), "checkpoint", image_settings(module, notes), notes)
     if not pretrained:
-        with seeded():
-            module = _create(name, options, title, notes)
+        module = _create(name, options, title, notes)
         notes.append(random_note(title))
         return Loaded(module, _short(title), "random", image_settings(module, notes, trained=False), notes)
     overlay: dict[str, Any] = {}
@@ -54,8 +65,8 @@ def load(
         config = timm.get_pretrained_cfg(name)
         if config is None or not (config.hf_hub_id or config.url or config.file):
             raise SourceError(
-                f"timm has no trained weights for {name}; give --no-pretrained for random ones, or a checkpoint of "
-                f"your own: PATH --model {title}"
+                f"timm has no trained weights for {name}; give --no-pretrained for random ones, or a "
+                f"checkpoint of your own: PATH --model {title}"
             )
         if config.hf_hub_id:
             repository, revision = _hub.split_revision(config.hf_hub_id)
@@ -63,13 +74,18 @@ def load(
             overlay = {"source": "", "file": str(_hub.fetch(repository, files, revision=revision))}
     with _hub.stall_timeout():
         module = _create(name, options, title, notes, pretrained=True, overlay=overlay)
-    if "num_classes" in options and module.pretrained_cfg.get("num_classes") != options["num_classes"]:
-        notes.append(f"the classifier of {title} is random: num_classes={options['num_classes']} is not the trained one")
+    if "num_classes" in options and _trained_classes(module) != options["num_classes"]:
+        notes.append(
+            f"the classifier of {title} is random: num_classes={options['num_classes']} "
+            "is not what it was trained with"
+        )
     return Loaded(module, _short(title), "pretrained", image_settings(module, notes), notes)
 
 
-def image_settings(module: torch.nn.Module, notes: list[str], *, trained: bool = True) -> ImageSettings | None:
-    """What a timm model's `pretrained_cfg` says of its images; None for one that has no such thing or other channels."""
+def image_settings(
+    module: torch.nn.Module, notes: list[str], *, trained: bool = True
+) -> ImageSettings | None:
+    """What a timm model's `pretrained_cfg` says of its images; None without one, or without RGB channels."""
     from timm.data import ImageNetInfo, infer_imagenet_subset, resolve_model_data_config
 
     if not getattr(module, "pretrained_cfg", None):
@@ -101,6 +117,12 @@ def image_settings(module: torch.nn.Module, notes: list[str], *, trained: bool =
     )
 
 
+def _trained_classes(module: torch.nn.Module) -> int | None:
+    config: Any = module.pretrained_cfg
+    classes: int | None = config.get("num_classes")
+    return classes
+
+
 def _local_folder(name: str, *, weights: bool) -> Path | None:
     """The folder of a `local-dir:` or `hf-hub:` name, fetched where it is on the hub."""
     prefix, _, rest = name.partition(":")
@@ -109,7 +131,9 @@ def _local_folder(name: str, *, weights: bool) -> Path | None:
     if prefix == "local-dir":
         return Path(rest)
     if prefix not in ("hf-hub", "hf_hub"):
-        raise SourceError(f"timm:{name} has an unknown prefix; accepted: timm:NAME, timm:hf-hub:ID, timm:local-dir:FOLDER")
+        raise SourceError(
+            f"timm:{name} has an unknown prefix; accepted: timm:NAME, timm:hf-hub:ID, timm:local-dir:FOLDER"
+        )
     repository, revision = _hub.split_revision(rest)
     config = _hub.fetch(repository, ("config.json",), revision=revision)
     if weights:
@@ -124,14 +148,17 @@ def _check_name(name: str) -> None:
     architecture, tag = split_model_name_tag(name)
     if not timm.is_model(architecture):
         close = difflib.get_close_matches(architecture, timm.list_models(), n=4, cutoff=0.6)
-        hint = f"did you mean {', '.join(f'timm:{match}' for match in close)}?" if close else (
-            "timm.list_models() lists the names"
+        hint = (
+            f"did you mean {', '.join(f'timm:{match}' for match in close)}?"
+            if close
+            else ("timm.list_models() lists the names")
         )
         raise SourceError(f"timm has no model {name!r}; {hint}")
-    if tag and timm.get_pretrained_cfg(name, allow_unregistered=False) is None:
-        known = [full for full in timm.list_pretrained(f"{architecture}.*")]
+    known = timm.list_pretrained(f"{architecture}.*")
+    if tag and name not in known:
         raise SourceError(
-            f"timm knows no weights {tag!r} of {architecture}; it has {', '.join(known) or 'none for this model'}"
+            f"timm knows no weights {tag!r} of {architecture}; "
+            f"it has {', '.join(known) or 'none for this model'}"
         )
 
 
@@ -163,15 +190,15 @@ def _create(
                 raise
             return create()
         notes.append(
-            f"{title} is built with strict_img_size=False: one model for every image size, windows as at its own size"
+            f"{title} is built with strict_img_size=False: one model for every image size, "
+            "windows as at its own size"
         )
         return module
     except SourceError:
         raise
     except OSError as error:  # urllib's, requests' and the hub's network errors are OSErrors
         raise SourceError(
-            f"cannot get the weights of {title}: {next(iter(str(error).splitlines()), type(error).__name__)}; "
-            f"{_hub.CHOICES}"
+            f"cannot get the weights of {title}: {first_line(error)}; {_hub.CHOICES}"
         ) from error
     except Exception as error:  # constructors raise what they like for options that they cannot take
         raise SourceError(settings_problem(title, options, error)) from error
@@ -180,13 +207,14 @@ def _create(
 def _from_state_dict(
     name: str, options: dict[str, Any], state_dict: StateDict, checkpoint: str, title: str, notes: list[str]
 ) -> torch.nn.Module:
-    feature_options = {key: options[key] for key in ("features_only", "out_indices", "feature_cls") if key in options}
+    feature_options = {
+        key: options[key] for key in ("features_only", "out_indices", "feature_cls") if key in options
+    }
     plain = {key: value for key, value in options.items() if key not in feature_options}
     if "num_classes" not in plain and (classes := _classes(name, state_dict)) is not None:
         plain["num_classes"] = options["num_classes"] = classes
         notes.append(f"{checkpoint} has {classes} classes: {title} is built with num_classes={classes}")
-    with seeded():
-        module = _create(name, plain, title, notes)
+    module = _create(name, plain, title, notes)
     weights = _converted(dict(state_dict), module)
     _checkpoint.load_into(module, weights, model=title, checkpoint=checkpoint)
     if not feature_options.get("features_only"):

@@ -1,9 +1,10 @@
-"""transformers: a model of the Hugging Face hub or a local folder, without ever running code that comes with it."""
+"""transformers: a model of the Hugging Face hub or a local folder; code that comes with it never runs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,14 @@ import torch
 
 from edgetx.errors import SourceError
 from edgetx.sources import _checkpoint, _hub
-from edgetx.sources._loaded import ImageSettings, Loaded, StateDict, random_note, seeded, settings_problem
+from edgetx.sources._loaded import (
+    ImageSettings,
+    Loaded,
+    StateDict,
+    first_line,
+    random_note,
+    settings_problem,
+)
 
 SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 WEIGHT_FILES = (*SAFETENSORS, "pytorch_model.bin", "pytorch_model.bin.index.json")
@@ -21,7 +29,12 @@ _RESAMPLING = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 
 def load(
-    name: str, options: dict[str, Any], *, pretrained: bool, state_dict: StateDict | None = None, checkpoint: str = ""
+    name: str,
+    options: dict[str, Any],
+    *,
+    pretrained: bool,
+    state_dict: StateDict | None = None,
+    checkpoint: str = "",
 ) -> Loaded:
     """Build a model of the hub, `ORGANISATION/NAME[@REVISION]`; options as in `load_folder`.
 
@@ -30,10 +43,8 @@ def load(
     """
     repository, revision = _hub.split_revision(name)
     folder = _hub.fetch(repository, ("config.json",), revision=revision).parent
-    try:
+    with suppress(SourceError):  # load_folder notes that it is missing
         _hub.fetch(repository, (PROCESSOR_FILE,), revision=revision)
-    except SourceError:
-        pass  # load_folder notes that it is missing
     if pretrained and state_dict is None:
         weights = _hub.fetch(repository, WEIGHT_FILES, revision=revision)
         if weights.name.endswith(".index.json"):
@@ -41,7 +52,12 @@ def load(
             for shard in sorted(set(shards)):
                 _hub.fetch(repository, (shard,), revision=revision)
     return load_folder(
-        folder, options, pretrained=pretrained, state_dict=state_dict, checkpoint=checkpoint, title=f"hf:{name}"
+        folder,
+        options,
+        pretrained=pretrained,
+        state_dict=state_dict,
+        checkpoint=checkpoint,
+        title=f"hf:{name}",
     )
 
 
@@ -65,7 +81,7 @@ def load_folder(
         title: how messages call the model.
 
     Raises:
-        SourceError: damaged configuration, a class that transformers lacks, no weights, or weights that do not fit.
+        SourceError: damaged configuration, a class that transformers lacks, no or unfit weights.
     """
     title = title or str(folder)
     config, model_class, chosen = _configuration(folder, dict(options), title)
@@ -74,8 +90,7 @@ def load_folder(
     images = image_settings(config, folder, notes)
     if state_dict is not None or not pretrained:
         try:
-            with seeded():
-                module = model_class(config)
+            module = model_class(config)
         except Exception as error:  # constructors raise what they like for settings that they cannot take
             raise SourceError(settings_problem(title, options, error)) from error
         if state_dict is None:
@@ -92,7 +107,9 @@ def image_settings(config: Any, folder: Path | None, notes: list[str]) -> ImageS
     size = getattr(config, "image_size", None)
     if getattr(config, "num_channels", 3) != 3:
         return None
-    sides = (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else None
+    sides = (
+        (size, size) if isinstance(size, int) else tuple(size) if isinstance(size, (list, tuple)) else None
+    )
     labels = _labels(config)
     if folder is not None and (folder / PROCESSOR_FILE).is_file():
         return _processor_settings(folder, sides, labels, notes)
@@ -110,7 +127,9 @@ def _configuration(folder: Path, options: dict[str, Any], title: str) -> tuple[A
 
     path = folder / "config.json"
     if not path.is_file():
-        raise SourceError(f"{folder} has no config.json; expected a transformers folder, or give a checkpoint file")
+        raise SourceError(
+            f"{folder} has no config.json; expected a transformers folder, or give a checkpoint file"
+        )
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -128,11 +147,15 @@ def _configuration(folder: Path, options: dict[str, Any], title: str) -> tuple[A
         code = "; it needs code of its own, which edgetx never runs" if "auto_map" in stored else ""
         raise SourceError(
             f"transformers {transformers.__version__} cannot read {path} (model_type {model_type!r}){code}: "
-            f"{next(iter(str(error).splitlines()), type(error).__name__)}"
+            f"{first_line(error)}"
         ) from error
-    unknown = [key for key in options if key not in type(config)().to_dict() and not hasattr(type(config), key)]
+    unknown = [
+        key for key in options if key not in type(config)().to_dict() and not hasattr(type(config), key)
+    ]
     if unknown:
-        raise SourceError(f"{type(config).__name__} has no setting {unknown[0]!r}; give one that {title} knows")
+        raise SourceError(
+            f"{type(config).__name__} has no setting {unknown[0]!r}; give one that {title} knows"
+        )
     wanted = chosen or declared
     if wanted is None:
         mapping = transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
@@ -145,8 +168,8 @@ def _configuration(folder: Path, options: dict[str, Any], title: str) -> tuple[A
     if not (isinstance(model_class, type) and issubclass(model_class, transformers.PreTrainedModel)):
         code = "; the folder's own code is never run" if "auto_map" in stored else ""
         raise SourceError(
-            f"transformers {transformers.__version__} has no model class {wanted!r}, which {title} asks for{code}; "
-            f"choose one with {title}?architecture=CLASS"
+            f"transformers {transformers.__version__} has no model class {wanted!r}, which {title} asks "
+            f"for{code}; choose one with {title}?architecture=CLASS"
         )
     return config, model_class, chosen is not None
 
@@ -175,10 +198,7 @@ def _trained(
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises value, key, runtime and OS errors for damaged folders
-        raise SourceError(
-            f"transformers cannot load the weights of {title}: "
-            f"{next(iter(str(error).splitlines()), type(error).__name__)}"
-        ) from error
+        raise SourceError(f"transformers cannot load the weights of {title}: {first_line(error)}") from error
     shapes = [
         f"{key} is {_shape(stored)} in the checkpoint and {_shape(own)} in the model"
         for key, stored, own in sorted(report["mismatched_keys"])
@@ -189,7 +209,9 @@ def _trained(
             model_class.__name__, str(folder / present), missing=missing, unexpected=[], shapes=shapes
         )
     if missing:
-        notes.append(f"{model_class.__name__} adds weights that {title} was not trained with: {', '.join(missing)}")
+        notes.append(
+            f"{model_class.__name__} adds weights that {title} was not trained with: {', '.join(missing)}"
+        )
     if unexpected:
         notes.append(f"{model_class.__name__} does not use these weights of {title}: {', '.join(unexpected)}")
     result: torch.nn.Module = module
@@ -212,7 +234,7 @@ def _labels(config: Any) -> tuple[str, ...] | None:
 def _processor_settings(
     folder: Path, sides: tuple[int, ...] | None, labels: tuple[str, ...] | None, notes: list[str]
 ) -> ImageSettings | None:
-    """Translate an image processor of transformers: resize to a size, or the shorter side and crop, then normalise."""
+    """Translate transformers' image processor: resize to a size, or the shorter side and crop; normalise."""
     import transformers
 
     try:
@@ -228,10 +250,12 @@ def _processor_settings(
         return None
     size, crop = stored.get("size") or {}, stored.get("crop_size") or {}
     if not isinstance(size, Mapping) or not stored.get("do_rescale", True):
-        notes.append(f"{PROCESSOR_FILE} has settings that edgetx does not know: the package has no image processor")
+        notes.append(
+            f"{PROCESSOR_FILE} has settings that edgetx does not know: the package has no image processor"
+        )
         return None
     normalise = stored.get("do_normalize", True)
-    common = {
+    common: dict[str, Any] = {
         "mean": tuple(stored["image_mean"]) if normalise else (0.0, 0.0, 0.0),
         "std": tuple(stored["image_std"]) if normalise else (1.0, 1.0, 1.0),
         "interpolation": _RESAMPLING[int(stored.get("resample", 2))],
@@ -252,5 +276,8 @@ def _processor_settings(
             return ImageSettings(size=(edge, edge), resize_size=int(edge / stored["crop_pct"]), **common)
         if sides is not None and len(sides) == 2:
             return ImageSettings(size=(int(sides[0]), int(sides[1])), resize_size=edge, **common)
-    notes.append(f"{PROCESSOR_FILE} has a size {dict(size)} that edgetx does not know: the package has no image processor")
+    notes.append(
+        f"{PROCESSOR_FILE} has a size {dict(size)} that edgetx does not know: "
+        "the package has no image processor"
+    )
     return None

@@ -72,7 +72,7 @@ class OrtRuntime(Runtime):
         for distribution in ("onnxruntime", "onnxruntime-gpu"):
             try:
                 return version(distribution)
-            except PackageNotFoundError:  # noqa: PERF203 - two names at most
+            except PackageNotFoundError:
                 continue
         import onnxruntime
 

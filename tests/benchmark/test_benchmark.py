@@ -99,7 +99,6 @@ def test_torch_engine_runs_a_source(scale, tmp_path, monkeypatch):
         name="eager",
         kind="torch",
         path="doubling:make",
-        pretrained=False,
         shapes=("x=float32[batch,3]",),
         inputs=str(tmp_path / "inputs.npz"),
     )
@@ -163,7 +162,9 @@ def test_outputs_of_another_shape_are_not_compared(scale):
     assert report["flat"].difference == 0
     other = scale("flat", 1.0)
     feeds.save(other.inputs.replace("inputs", "wide"), {"x": np.ones((5, 3), np.float32)})
-    wide = EngineSpec(name="wide", kind="onnx", path=other.path, inputs=other.inputs.replace("inputs", "wide"))
+    wide = EngineSpec(
+        name="wide", kind="onnx", path=other.path, inputs=other.inputs.replace("inputs", "wide")
+    )
     assert compare([scale("one", 1.0), wide], **QUICK)["wide"].difference is None
 
 
@@ -180,7 +181,9 @@ def test_a_dead_worker_shows_the_end_of_its_stderr(scale, tmp_path, monkeypatch)
         "import os, sys\nsys.stderr.write('the engine fell over')\nsys.stderr.flush()\nos.abort()\n"
     )
     monkeypatch.syspath_prepend(tmp_path / "site")
-    with pytest.raises(BenchmarkError, match="'one' was killed by signal 6 during load; .*the engine fell over"):
+    with pytest.raises(
+        BenchmarkError, match=r"'one' was killed by signal 6 during load; .*the engine fell over"
+    ):
         compare([scale("one", 1.0)], **QUICK)
 
 
@@ -188,14 +191,14 @@ def test_what_an_engine_prints_does_not_disturb_it(scale, tmp_path, monkeypatch)
     pytest.importorskip("torch")
     (tmp_path / "chatty.py").write_text(
         "import os, torch\n\nclass Chatty(torch.nn.Module):\n    def forward(self, x):\n"
-        "        print('hello'); os.write(1, b'{}\\n')\n        return x\n\ndef make():\n    return Chatty()\n"
+        "        print('hello'); os.write(1, b'{}\\n')\n        return x\n\n"
+        "def make():\n    return Chatty()\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     spec = EngineSpec(
         name="eager",
         kind="torch",
         path="chatty:make",
-        pretrained=False,
         shapes=("x=float32[batch,3]",),
         inputs=scale("one", 1.0).inputs,
     )
@@ -203,7 +206,8 @@ def test_what_an_engine_prints_does_not_disturb_it(scale, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    "options", [{"runs": 0}, {"rounds": 0}, {"warmup": -1}, {"threads": -1}, {"seconds": 0}, {"baseline": "x"}]
+    "options",
+    [{"runs": 0}, {"rounds": 0}, {"warmup": -1}, {"threads": -1}, {"seconds": 0}, {"baseline": "x"}],
 )
 def test_options_out_of_range(scale, options):
     with pytest.raises(InputError):
@@ -288,8 +292,11 @@ def _children(pid):
 def test_the_worker_imports_no_framework():
     code = (
         "import sys, edgetx.benchmark.worker\n"
-        "print([name for name in ('numpy', 'torch', 'onnx', 'onnxruntime', 'openvino') if name in sys.modules])"
+        "names = 'numpy', 'torch', 'onnx', 'onnxruntime', 'openvino'\n"
+        "print([name for name in names if name in sys.modules])"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
+    )
     assert done.stdout.strip() == "[]"

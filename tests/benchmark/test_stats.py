@@ -14,7 +14,9 @@ def test_summary_agrees_with_numpy(values):
     for percent, ours in ((50, summary.median), (90, summary.p90), (99, summary.p99)):
         assert ours == pytest.approx(np.percentile(values, percent))
     assert summary.mean == pytest.approx(np.mean(values))
-    assert summary.stdev == pytest.approx(np.std(values, ddof=1) if len(values) > 1 else 0.0, rel=1e-6, abs=1e-6)
+    assert summary.stdev == pytest.approx(
+        np.std(values, ddof=1) if len(values) > 1 else 0.0, rel=1e-6, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """WindowAttention: every implementation against a float64 reference that shares no code with them.
 
-The reference walks over windows and tokens as the definition is written; shapes and attributes are drawn at
-random, a few hand-written cases are those of published models, and the libraries' own block code is a second oracle.
+The reference walks over windows and tokens as the definition is written; shapes and attributes are drawn
+at random, hand-written cases are those of published models, and the libraries' own code is a second oracle.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def reference(a: WindowAttentionAttributes, tensors: Tensors) -> np.ndarray[Any,
     size = (height, width)
     padded = size
     if a.pad != "none":
-        padded = tuple(-(-extent // multiple) * multiple for extent, multiple in zip(size, a.pad_to, strict=True))
+        padded = tuple(
+            -(-extent // multiple) * multiple for extent, multiple in zip(size, a.pad_to, strict=True)
+        )
     single = [padded[axis] == a.window[axis] for axis in (0, 1)]
     shift = list(a.shift)
     if a.shift_when_single == "drop_axis":
@@ -59,7 +61,7 @@ def reference(a: WindowAttentionAttributes, tensors: Tensors) -> np.ndarray[Any,
     rolled_size = size if a.pad == "after_roll" else padded
 
     def origin(position: tuple[int, int]) -> tuple[int, int] | None:
-        """Where in the map the token at a position of the rolled, padded map comes from; None for a pad token."""
+        """Where a token of the rolled, padded map comes from; None for a pad token."""
         if any(position[axis] >= rolled_size[axis] for axis in (0, 1)):
             return None
         source = tuple((position[axis] + shift[axis]) % rolled_size[axis] for axis in (0, 1))
@@ -76,8 +78,10 @@ def reference(a: WindowAttentionAttributes, tensors: Tensors) -> np.ndarray[Any,
     def region(position: tuple[int, int]) -> tuple[int, int]:
         found = []
         for axis in (0, 1):
-            first, second = padded[axis] - a.window[axis], padded[axis] - shift[axis]
-            found.append(0 if not shift[axis] or position[axis] < first else 1 if position[axis] < second else 2)
+            if not shift[axis] or position[axis] < padded[axis] - a.window[axis]:
+                found.append(0)
+            else:
+                found.append(1 if position[axis] < padded[axis] - shift[axis] else 2)
         return found[0], found[1]
 
     out = np.full((batch, height, width, h * dv), np.nan)
@@ -106,7 +110,8 @@ def reference(a: WindowAttentionAttributes, tensors: Tensors) -> np.ndarray[Any,
                 logits = logits + bias[:, query].T
             if a.mask == "region":
                 mine = region(position)
-                logits = logits + np.array([0.0 if other == mine else a.mask_value for other in regions])[:, None]
+                mask = [0.0 if other == mine else a.mask_value for other in regions]
+                logits = logits + np.array(mask)[:, None]
             weights = np.exp(logits - logits.max(1, keepdims=True))
             weights /= weights.sum(1, keepdims=True)
             out[:, target[0], target[1]] = (weights[..., None] * v).sum(1).reshape(batch, -1)
@@ -240,14 +245,17 @@ def cases(draw: st.DrawFn) -> Case:
     def pair(strategy: Callable[[int], st.SearchStrategy[int]]) -> tuple[int, int]:
         return draw(strategy(0)), draw(strategy(1))
 
-    window = pair(lambda _: st.integers(1, 6))
+    # Draws favour what stands first, so the richer choice does.
+    window = pair(lambda _: st.sampled_from((4, 3, 2, 5, 7, 1)))
     overlap = draw(st.sampled_from((0, 0, 0, 1, 2)))
     kv_window = pair(lambda axis: st.sampled_from((window[axis], window[axis] + 2 * overlap)))
-    shift = draw(st.sampled_from(("none", "half", "any", "any")))
-    pad = draw(st.sampled_from(("none", "before_roll", "after_roll")))
-    pad_to = window if pad == "none" else pair(lambda axis: st.sampled_from((1, 1, 2)).map(window[axis].__mul__))
+    shift = draw(st.sampled_from(("any", "half", "none")))
+    pad = draw(st.sampled_from(("after_roll", "before_roll", "none")))
+    pad_to = (
+        window if pad == "none" else pair(lambda axis: st.sampled_from((1, 1, 2)).map(window[axis].__mul__))
+    )
     norm = draw(st.sampled_from(("none", "l2")))
-    sizes = st.integers(1, 3) if pad == "none" else st.integers(1, 13)
+    sizes = st.sampled_from((2, 3, 1)) if pad == "none" else st.integers(1, 13)
     attributes = WindowAttentionAttributes(
         num_heads=draw(st.integers(1, 4)),
         head_size=draw(st.sampled_from((1, 2, 3, 5, 8, 13, 16, 17, 30, 32))),
@@ -256,9 +264,13 @@ def cases(draw: st.DrawFn) -> Case:
         shift={
             "none": lambda: (0, 0),
             "half": lambda: (window[0] // 2, window[1] // 2),
-            "any": lambda: pair(lambda axis: st.integers(0, window[axis] - 1)),
+            "any": lambda: pair(
+                lambda axis: st.integers(0, window[axis] - 1).map(
+                    lambda s: (s + window[axis] // 2) % window[axis]
+                )
+            ),
         }[shift](),
-        mask=draw(st.sampled_from(("none", "region", "region"))),
+        mask=draw(st.sampled_from(("region", "region", "none"))),
         mask_value=draw(st.sampled_from((-100.0, -100.0, -200.0, -2.5))),
         qk_norm=norm,
         shift_when_single=draw(st.sampled_from(("keep", "drop_axis", "drop_both"))),
@@ -273,7 +285,7 @@ def cases(draw: st.DrawFn) -> Case:
         batch=draw(st.integers(1, 3)),
         size=(size[0] * window[0], size[1] * window[1]) if pad == "none" else size,
         value_size=attributes.head_size if same_values else draw(st.sampled_from((1, 4, 7, 15, 24, 33))),
-        inputs=draw(st.integers(1, 4)),
+        inputs=draw(st.sampled_from((4, 2, 3, 1))),
         seed=draw(st.integers(0, 2**32 - 1)),
     )
 
@@ -303,7 +315,9 @@ def test_native_half_is_float32_rounded_once(dtype: str, case: Case) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_torch_half_is_float32_rounded_once(dtype: torch.dtype) -> None:
-    a = WindowAttentionAttributes(2, 8, (4, 4), shift=(2, 2), mask="region", qk_norm="l2", scale=1, pad="after_roll")
+    a = WindowAttentionAttributes(
+        2, 8, (4, 4), shift=(2, 2), mask="region", qk_norm="l2", scale=1, pad="after_roll"
+    )
     tensors = [torch.from_numpy(t).to(dtype) for t in Case(a, 2, (7, 9), 8, 4, 0).tensors()]
     wide = apply(a, *(t.float() for t in tensors))
     given_ = apply(a, *tensors)
@@ -348,7 +362,7 @@ PUBLISHED = {
         2, (5, 17), 32, 4, 6,
     ),
     "hat_overlapping": Case(WindowAttentionAttributes(6, 30, (16, 16), (24, 24)), 1, (32, 16), 30, 2, 7),
-    "craft_unmasked_shift": Case(WindowAttentionAttributes(3, 8, (4, 16), shift=(2, 8)), 1, (16, 32), 8, 2, 8),
+    "craft_unmasked": Case(WindowAttentionAttributes(3, 8, (4, 16), shift=(2, 8)), 1, (16, 32), 8, 2, 8),
     "rgt_padded_to_its_larger_side": Case(
         WindowAttentionAttributes(
             3, 30, (8, 32), shift=(4, 16), mask="region", pad="before_roll", pad_to=(32, 32)
@@ -401,7 +415,9 @@ def test_timm_block(libraries: None, version: int, size: tuple[int, int]) -> Non
         torch.nn.init.normal_(attention.v_bias)
         projection_bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
         head_scale = attention.logit_scale.clamp(max=np.log(100.0)).exp().flatten()
-        table = attention.cpb_mlp(attention.relative_coords_table).view(-1, 3)[attention.relative_position_index]
+        table = attention.cpb_mlp(attention.relative_coords_table).view(-1, 3)[
+            attention.relative_position_index
+        ]
         bias = 16 * table.permute(2, 0, 1).sigmoid()
         a = WindowAttentionAttributes(
             3, 8, (7, 7), shift=(3, 3), mask="region", qk_norm="l2", scale=1.0, pad="after_roll"
@@ -436,7 +452,9 @@ def test_transformers_layer(libraries: None, size: tuple[int, int]) -> None:
     """Pad, then roll; a map with a single window along either axis is not shifted at all."""
     swin = pytest.importorskip("transformers.models.swin.modeling_swin")
     torch.manual_seed(0)
-    config = swin.SwinConfig(window_size=7, num_heads=[3], depths=[1], embed_dim=24, attn_implementation="eager")
+    config = swin.SwinConfig(
+        window_size=7, num_heads=[3], depths=[1], embed_dim=24, attn_implementation="eager"
+    )
     layer = swin.SwinLayer(config, 24, (28, 28), 3, shift_size=3).eval()
     attention = layer.attention.self
     for parameter in layer.attention.parameters():
@@ -451,7 +469,9 @@ def test_transformers_layer(libraries: None, size: tuple[int, int]) -> None:
     with torch.inference_mode():
         layer(x, size)
         parts = (attention.query, attention.key, attention.value)
-        weight, projection_bias = (torch.cat([getattr(p, name) for p in parts]) for name in ("weight", "bias"))
+        weight, projection_bias = (
+            torch.cat([getattr(p, name) for p in parts]) for name in ("weight", "bias")
+        )
         table = attention.relative_position_bias_table[attention.relative_position_index.flatten()]
         bias = table.view(49, 49, 3).permute(2, 0, 1)
         qkv = torch.nn.functional.linear(x.view(2, *size, 24), weight, projection_bias)

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper
 from edgetx import runtimes
 from edgetx.core import IOSpec, Target, TensorSpec
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
+from edgetx.processors import numpy_dtype
 from edgetx.runtimes.ort import OrtRuntime
 
 torch = pytest.importorskip("torch")
@@ -70,11 +71,18 @@ def test_feeds_that_do_not_fit(make_package: Any, feeds: Any, message: str) -> N
         session.run(feeds)
 
 
-def test_infinity_is_let_through(make_package: Any) -> None:
-    image = np.full((1, 3, 4, 4), np.inf, np.float32)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_infinity_is_let_through_and_nan_is_not(make_package: Any, dtype: str) -> None:
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    image = np.full((1, 3, 4, 4), np.inf, numpy_dtype(dtype))
     image[0, 0, 0, 0] = -np.inf
-    with runtimes.load(make_package()) as session:
-        np.testing.assert_array_equal(session.run({"image": image})["same"], image)
+    with runtimes.load(make_package(dtype=dtype)) as session:
+        same = session.run({"image": image})["same"]
+        np.testing.assert_array_equal(same.astype(np.float32), image.astype(np.float32))
+        image[0, 1, 2, 3] = np.nan
+        with pytest.raises(InputError, match="holds NaN"):
+            session.run({"image": image[..., ::-1]})
 
 
 def test_float16(make_package: Any, image: Any) -> None:
@@ -271,6 +279,62 @@ def test_a_precision_without_kernels_runs_the_bodies_and_says_so(
 def test_operators_without_bodies_need_kernels(make_package: Any) -> None:
     package = _operator_package(make_package, bodies="none")
     assert OrtRuntime().why_not(package, Target(custom_ops=False)) == "custom operators are switched off"
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_kernels_and_bodies_agree(make_package: Any, dtype: str) -> None:
+    library = pytest.importorskip("edgetx.ops.library")
+    if (reason := library.why_not()) is not None:
+        pytest.skip(reason)
+    import onnx_ir
+
+    from edgetx import ops
+    from edgetx.ops.window_attention import WindowAttentionAttributes
+
+    attributes = WindowAttentionAttributes(
+        num_heads=2, head_size=4, window=(2, 2), shift=(1, 1), mask="region"
+    )
+    kind = TensorProto.FLOAT if dtype == "float32" else TensorProto.FLOAT16
+    node = helper.make_node(
+        "WindowAttention",
+        ["qkv"],
+        ["out"],
+        domain="edgetx",
+        num_heads=2,
+        head_size=4,
+        window=[2, 2],
+        kv_window=[2, 2],
+        shift=[1, 1],
+        mask="region",
+        mask_value=-100.0,
+        qk_norm="none",
+        shift_when_single="keep",
+        scale=attributes.scale if attributes.scale is not None else 0.5,
+        pad="none",
+        pad_to=[2, 2],
+        plugin_namespace="edgetx",
+    )
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("qkv", kind, ["batch", "height", "width", 24])],
+        [helper.make_tensor_value_info("out", kind, ["batch", "height", "width", 8])],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("edgetx", 1)]
+    model = onnx_ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+    ops.attach_bodies(model, "primitive")
+    shape = ("batch", "height", "width")
+    io = IOSpec((TensorSpec("qkv", dtype, (*shape, 24)),), (TensorSpec("out", dtype, (*shape, 8)),))
+    package = make_package(
+        onnx_ir.to_proto(model), io, dtype, operators={"WindowAttention": 1}, bodies="primitive"
+    )
+    qkv = np.random.default_rng(0).standard_normal((2, 4, 6, 24)).astype(dtype)
+    with runtimes.load(package) as session:
+        assert session.describe()["kernels"] == "edgetx (WindowAttention x1)"
+        fused = session.run({"qkv": qkv})["out"]
+    with runtimes.load(package, target=Target(custom_ops=False)) as session:
+        body = session.run({"qkv": qkv})["out"]
+    np.testing.assert_allclose(fused, body, atol=4e-6 if dtype == "float32" else 4e-3)
 
 
 BLOCKER = """

@@ -1,4 +1,4 @@
-"""What a window attention is, apart from its tensors, and the one checker of both. No framework is imported."""
+"""What a window attention is, apart from its tensors, and the one checker of both; no framework is needed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class WindowAttentionAttributes:
         qk_norm: `l2` divides q and k by their norms (cosine attention).
         shift_when_single: what happens to the shift when the padded map is a single window along an axis:
             `keep` it, `drop_axis` (that axis), or `drop_both` (both axes if either is single).
-        scale: factor of q·k; `None` is `head_size ** -0.5`. Stored with float32 precision, as ONNX does.
+        scale: positive factor of q·k; `None` is `head_size ** -0.5`. Stored with float32 precision, as ONNX does.
         pad: what happens to a map that is no multiple of `pad_to`: `none` (an error), `before_roll`
             or `after_roll`.
         pad_to: a multiple of `window`; `None` is `window`.
@@ -48,30 +48,28 @@ class WindowAttentionAttributes:
     num_heads: int
     head_size: int
     window: Pair
-    kv_window: Pair = cast(Pair, None)
+    kv_window: Pair = None  # type: ignore[assignment]
     shift: Pair = (0, 0)
     mask: Mask = "none"
     mask_value: float = -100.0
     qk_norm: QkNorm = "none"
     shift_when_single: ShiftWhenSingle = "keep"
-    scale: float = cast(float, None)
+    scale: float = None  # type: ignore[assignment]
     pad: Pad = "none"
-    pad_to: Pair = cast(Pair, None)
+    pad_to: Pair = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         for name in ("num_heads", "head_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"WindowAttention: {name}={getattr(self, name)}; expected a positive integer")
+            if (size := getattr(self, name)) < 1:
+                raise InputError(f"WindowAttention: {name}={size}; expected a positive integer")
         for name, accepted in (
             ("mask", Mask),
             ("qk_norm", QkNorm),
             ("shift_when_single", ShiftWhenSingle),
             ("pad", Pad),
         ):
-            if getattr(self, name) not in get_args(accepted):
-                raise InputError(
-                    f"WindowAttention: {name}={getattr(self, name)!r}; accepted: {', '.join(get_args(accepted))}"
-                )
+            if (choice := getattr(self, name)) not in (choices := get_args(accepted)):
+                raise InputError(f"WindowAttention: {name}={choice!r}; accepted: {', '.join(choices)}")
         for name, fallback in (("kv_window", "window"), ("pad_to", "window")):
             if getattr(self, name) is None:
                 object.__setattr__(self, name, getattr(self, fallback))
@@ -82,6 +80,8 @@ class WindowAttentionAttributes:
             object.__setattr__(self, name, pair)
         scale = self.head_size**-0.5 if self.scale is None else self.scale
         object.__setattr__(self, "scale", _float32("scale", scale))
+        if self.scale <= 0:
+            raise InputError(f"WindowAttention: scale={self.scale}; expected a positive number")
         object.__setattr__(self, "mask_value", _float32("mask_value", self.mask_value))
         for axis in range(2):
             window, kv, shift, pad_to = (
@@ -99,11 +99,13 @@ class WindowAttentionAttributes:
                 )
             if not 0 <= shift < window:
                 raise InputError(
-                    f"WindowAttention: shift={self.shift} with window={self.window}; expected 0 <= shift < window"
+                    f"WindowAttention: shift={self.shift} with window={self.window}; "
+                    "expected 0 <= shift < window"
                 )
             if pad_to < 1 or pad_to % window:
                 raise InputError(
-                    f"WindowAttention: pad_to={self.pad_to} with window={self.window}; expected a multiple of it"
+                    f"WindowAttention: pad_to={self.pad_to} with window={self.window}; "
+                    "expected a multiple of the window"
                 )
         if self.pad == "none" and self.pad_to != self.window:
             raise InputError(
@@ -223,10 +225,11 @@ def why_not(attributes: WindowAttentionAttributes, shapes: Mapping[str, Shape | 
             continue
         if extent < 1:
             return f"WindowAttention: the map has {name} {extent}; expected at least 1"
-        if attributes.pad == "none" and extent % attributes.window[axis]:
+        window = attributes.window[axis]
+        if attributes.pad == "none" and extent % window:
             return (
-                f"WindowAttention: {name} {extent} is no multiple of the window {attributes.window[axis]} and "
-                "pad='none'; resize the map or choose pad='before_roll' or 'after_roll'"
+                f"WindowAttention: {name} {extent} is no multiple of the window {window} and pad='none'; "
+                "resize the map or choose pad='before_roll' or 'after_roll'"
             )
     return None
 

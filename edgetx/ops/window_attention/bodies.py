@@ -1,7 +1,7 @@
 """ONNX function bodies: the operator in standard operators, for engines without our kernel.
 
-Two variants: `primitive` (opset 20: MatMul, Softmax, Gather, ...) and `attention` (opset 23's `Attention` in its
-3-D form, the fastest standard form on ONNX Runtime's CPU provider). Batch, height and width are dynamic.
+Two variants: `primitive` (opset 20: MatMul, Softmax, Gather, ...) and `attention` (opset 23's `Attention` in
+its 3-D form, the fastest standard form on ONNX Runtime's CPU provider). Batch, height and width are dynamic.
 
 Partition, roll and padding are one Gather over tokens, and so are crop, roll back and merge; a map that is
 neither shifted nor padded needs only Transpose. What the attributes rule out is not in the body.
@@ -56,9 +56,7 @@ def body_of_node(node: ir.Node, variant: Variant, opset: int) -> ir.Function:
     }
     if reason := why_not(attributes, shapes):
         raise ExportError(f"node {node.name!r}: {reason}")
-    return body(
-        attributes, given, attributes.value_size(channels), variant, opset=opset, dtype=qkv.dtype
-    )
+    return body(attributes, given, attributes.value_size(channels), variant, opset=opset, dtype=qkv.dtype)
 
 
 def body(
@@ -111,9 +109,10 @@ def _primitive(b: _Builder, a: WindowAttentionAttributes, x: _Inputs, value_size
     heads, size = a.num_heads, a.head_size
     layout = _Layout(b, a, x)
     if a.overlaps or value_size != size:
+        parts = zip(_project(b, a, layout, value_size), (size, size, value_size), strict=True)
         q, k, v = (
-            b.op("Transpose", b.op("Reshape", part, b.ints(0, 0, 0, heads, channels)), perm=[0, 1, 3, 2, 4])
-            for part, channels in zip(_project(b, a, layout, value_size), (size, size, value_size), strict=True)
+            b.op("Transpose", b.op("Reshape", part, b.ints(0, 0, 0, heads, each)), perm=[0, 1, 3, 2, 4])
+            for part, each in parts
         )
     else:
         # q, k and v look alike, so one transpose serves the three.
@@ -170,7 +169,7 @@ def _project(
 def _scaled(
     b: _Builder, a: WindowAttentionAttributes, x: _Inputs, q: ir.Value, k: ir.Value, head_axis: int
 ) -> tuple[ir.Value, ir.Value]:
-    """5-D, heads on one axis and head channels on the last: normalised if asked for, q multiplied by scale and head_scale."""
+    """5-D q and k, channels last: normalised if asked for, q multiplied by scale and head_scale."""
     if a.qk_norm == "l2":
         q, k = (_normalised(b, part) for part in (q, k))
     if x.head_scale is not None:
@@ -252,10 +251,7 @@ class _Layout:
             x = b.op("Transpose", b.op("Reshape", source, shape), perm=[0, 1, 3, 2, 4, 5])
             shape = b.op("Concat", b.ints(0, -1, wh * ww), b.extent(source, 3), axis=0)
             return b.op("Reshape", x, shape)
-        positions = [
-            b.op("Reshape", b.range(self.padded[axis]), b.op("Concat", self.count[axis], b.ints(window), axis=0))
-            for axis, window in enumerate(self.a.window)
-        ]
+        positions = [self._query_positions(axis) for axis in range(2)]
         return b.op("Gather", source, self._indices(positions, (wh, ww)), axis=1)
 
     def keys(self, source: ir.Value) -> ir.Value:
@@ -268,11 +264,13 @@ class _Layout:
         if self.plain:
             shape = b.op("Concat", b.ints(-1), *self.count, b.ints(wh, ww, channels), axis=0)
             x = b.op("Transpose", b.op("Reshape", windows, shape), perm=[0, 1, 3, 2, 4, 5])
-            return b.op("Reshape", x, b.op("Concat", b.op("Shape", self.x.qkv, end=3), b.ints(channels), axis=0))
+            shape = b.op("Concat", b.op("Shape", self.x.qkv, end=3), b.ints(channels), axis=0)
+            return b.op("Reshape", x, shape)
         shape = b.op("Concat", b.extent(self.x.qkv, 0), b.ints(-1, channels), axis=0)
         tokens = b.op("Reshape", windows, shape)
         terms = []
-        for axis, (across, inside) in enumerate((((b.op("Mul", self.count[1], b.ints(wh * ww))), ww), (b.ints(wh * ww), 1))):
+        area = b.ints(wh * ww)
+        for axis, (across, inside) in enumerate(((b.op("Mul", self.count[1], area), ww), (area, 1))):
             rolled = self._modulo(b.range(self.size[axis]), axis, "Sub")
             window = b.ints(self.a.window[axis])
             term = b.op("Mul", b.op("Div", rolled, window), across)
@@ -290,8 +288,9 @@ class _Layout:
         for axis, weight in ((0, 2), (1, 1)):
             last = b.op("Sub", self.count[axis], b.ints(1))
             flag = b.cast(b.op("Equal", b.range(self.count[axis]), last), ir.DataType.INT64)
-            if self.active[axis] is not None:
-                flag = b.op("Mul", flag, self.active[axis])
+            active = self.active[axis]
+            if active is not None:
+                flag = b.op("Mul", flag, active)
             flags.append(b.op("Mul", flag, b.ints(weight)) if weight != 1 else flag)
         both = b.op("Add", b.op("Unsqueeze", flags[0], b.ints(1)), flags[1])
         return b.op("Reshape", both, b.ints(-1))
@@ -301,10 +300,7 @@ class _Layout:
         b, a = self.b, self.a
         same = []
         for axis, keys in enumerate(self._key_positions()):
-            window = a.window[axis]
-            shape = b.op("Concat", self.count[axis], b.ints(window), axis=0)
-            queries = b.op("Reshape", b.range(self.padded[axis]), shape)
-            query, key = self._region(queries, axis), self._region(keys, axis)
+            query, key = self._region(self._query_positions(axis), axis), self._region(keys, axis)
             same.append(b.op("Equal", b.op("Unsqueeze", query, b.ints(2)), b.op("Unsqueeze", key, b.ints(1))))
         rows = b.op("Unsqueeze", same[0], b.ints(1, 3, 5))
         columns = b.op("Unsqueeze", same[1], b.ints(0, 2, 4))
@@ -346,10 +342,9 @@ class _Layout:
         if a.pad == "after_roll" and self.shift[axis] is not None:
             source = b.op("Where", b.op("Less", positions, self.size[axis]), source, self.size[axis])
         if a.overlaps:
-            inside = b.op(
-                "And", b.op("GreaterOrEqual", positions, b.ints(0)), b.op("Less", positions, self.padded[axis])
-            )
-            source = b.op("Where", inside, source, b.ints(_OUTSIDE))
+            start = b.op("GreaterOrEqual", positions, b.ints(0))
+            end = b.op("Less", positions, self.padded[axis])
+            source = b.op("Where", b.op("And", start, end), source, b.ints(_OUTSIDE))
         return source
 
     def _indices(self, positions: list[ir.Value], window: Pair) -> ir.Value:
@@ -370,6 +365,12 @@ class _Layout:
             zero = b.op("Add", tokens, b.ints(1))
             token = b.op("Where", b.op("Less", index, b.ints(_OUTSIDE)), token, zero)
         return token
+
+    def _query_positions(self, axis: int) -> ir.Value:
+        """`[count, window]` in the rolled map; Reshape fails if the map is no multiple of the window."""
+        b = self.b
+        shape = b.op("Concat", self.count[axis], b.ints(self.a.window[axis]), axis=0)
+        return b.op("Reshape", b.range(self.padded[axis]), shape)
 
     def _key_positions(self) -> list[ir.Value]:
         """`[count, key window]` per axis, in the rolled map; negative or past its end outside."""

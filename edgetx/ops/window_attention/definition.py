@@ -1,8 +1,8 @@
 """The PyTorch operator `edgetx::window_attention`; its eager implementation is the operator's definition.
 
 Semantics read in: timm 1.0 `swin_transformer.py`, `swin_transformer_v2.py` (roll, then pad; the shift stays),
-torchvision 0.28 `models/swin_transformer.py` (pad, then roll; the shift of a single window is dropped by axis),
-transformers 4.57 `modeling_swin.py` (dropped on both axes), HAT's overlapping cross-attention block.
+torchvision 0.28 `models/swin_transformer.py` (pad, then roll; a single window drops the shift of its axis),
+transformers 4.57 `modeling_swin.py` (of both axes), HAT's overlapping cross-attention block.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def _define(
         x = _pad(x, padded, pad_value)
 
     value_size = attributes.value_size(qkv.shape[3])
-    q, k, v = x.split([heads * head_size, heads * head_size, heads * value_size], dim=3)
+    q, k, v = torch.split(x, [heads * head_size, heads * head_size, heads * value_size], dim=3)
     q = _windows(q, attributes.window, attributes.window, heads)
     k = _windows(k, attributes.window, attributes.kv_window, heads)
     v = _windows(v, attributes.window, attributes.kv_window, heads)
@@ -146,7 +146,7 @@ def _define(
     out = logits.softmax(dim=-1) @ v
 
     (wh, ww), (rows, columns) = attributes.window, out.shape[1:3]
-    out = out.unflatten(4, (wh, ww)).permute(0, 1, 4, 2, 5, 3, 6)
+    out = torch.unflatten(out, 4, (wh, ww)).permute(0, 1, 4, 2, 5, 3, 6)
     out = out.reshape(-1, rows * wh, columns * ww, heads * value_size)
     if roll_first:
         out = out[:, :height, :width]
@@ -171,7 +171,7 @@ def _windows(x: Tensor, stride: Pair, size: Pair, heads: int) -> Tensor:
     down, right = (size[0] - stride[0]) // 2, (size[1] - stride[1]) // 2
     x = torch.nn.functional.pad(x, (0, 0, right, right, down, down))
     x = x.unfold(1, size[0], stride[0]).unfold(2, size[1], stride[1]).flatten(4)
-    return x.unflatten(3, (heads, -1)).transpose(-1, -2)
+    return torch.unflatten(x, 3, (heads, -1)).transpose(-1, -2)
 
 
 def _region_mask(attributes: WindowAttentionAttributes, padded: Pair, shift: Pair, like: Tensor) -> Tensor:
@@ -182,7 +182,8 @@ def _region_mask(attributes: WindowAttentionAttributes, padded: Pair, shift: Pai
         starts = torch.arange(0, size, stride, device=like.device)[:, None]
         query = starts + torch.arange(stride, device=like.device)
         key = starts - (kv - stride) // 2 + torch.arange(kv, device=like.device)
-        same.append(_region(query, size, stride, shift[axis])[:, :, None] == _region(key, size, stride, shift[axis])[:, None])
+        query, key = (_region(position, size, stride, shift[axis]) for position in (query, key))
+        same.append(query[:, :, None] == key[:, None])
     # rows: [r, wh, kh] and columns: [c, ww, kw] -> [r, c, wh·ww, kh·kw]
     both = same[0][:, None, :, None, :, None] & same[1][None, :, None, :, None, :]
     both = both.flatten(4, 5).flatten(2, 3)
@@ -190,7 +191,7 @@ def _region_mask(attributes: WindowAttentionAttributes, padded: Pair, shift: Pai
 
 
 def _region(position: Tensor, size: int, window: int, shift: int) -> Tensor:
-    """0, 1, 2 for [.., size - window), [size - window, size - shift), [size - shift, ..); an unshifted axis is one."""
+    """0, 1, 2: split at `size - window` and at `size - shift`; an axis that is not shifted is one region."""
     if not shift:
         return torch.zeros_like(position)
     return (position >= size - window).long() + (position >= size - shift).long()
@@ -256,10 +257,10 @@ def _attributes(
     )  # fmt: skip
 
 
-# A Library costs less per call than torch.library.custom_op, whose wrapper checks aliasing in Python each time.
-_LIBRARY = torch.library.Library("edgetx", "FRAGMENT")
-_LIBRARY.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))
-_LIBRARY.impl("window_attention", _eager, "CompositeExplicitAutograd")
+# A Library costs less per call than torch.library.custom_op, which wraps the call in Python.
+_LIBRARY = torch.library.Library("edgetx", "FRAGMENT")  # type: ignore[no-untyped-call]
+_LIBRARY.define(SCHEMA, tags=(torch.Tag.pt2_compliant_tag,))  # type: ignore[no-untyped-call]
+_LIBRARY.impl("window_attention", _eager, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
 torch.library.register_fake("edgetx::window_attention", _fake, lib=_LIBRARY)
 
 window_attention = torch.ops.edgetx.window_attention.default

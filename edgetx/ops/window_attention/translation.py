@@ -1,6 +1,6 @@
 """PyTorch operator -> ONNX node, for `torch.onnx.export(dynamo=True, custom_translation_table=...)`.
 
-Only the node is emitted: functions present while torch exports are inlined, so bodies are attached afterwards.
+Only the node is emitted: functions present while torch exports are inlined, so bodies come afterwards.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ import onnx_ir as ir
 import onnxscript
 
 from edgetx.ops.operator import DOMAIN, VERSION
-from edgetx.ops.window_attention.attributes import Mask, Pad, QkNorm, ShiftWhenSingle, WindowAttentionAttributes
+from edgetx.ops.window_attention.attributes import (
+    Mask,
+    Pad,
+    QkNorm,
+    ShiftWhenSingle,
+    WindowAttentionAttributes,
+)
 
 
 def _schema() -> onnx.defs.OpSchema:
@@ -64,7 +70,8 @@ def translate(
     """Emit the node; arguments as `definition.SCHEMA`.
 
     TensorRT-RTX rejects empty input names in functions, so an absent input before a present one becomes
-    its neutral tensor: zeros for `bias`, ones for `head_scale`. Absent trailing inputs are left out.
+    its neutral tensor: zeros for `bias`, ones for `head_scale`. Absent trailing inputs are left out, and
+    so is a `pad_value` that `pad="none"` never reads.
     """
     attributes = WindowAttentionAttributes(
         num_heads,
@@ -80,7 +87,7 @@ def translate(
         cast(Pad, pad),
         cast("tuple[int, int]", tuple(pad_to)),
     )
-    inputs = [qkv, bias, head_scale, pad_value]
+    inputs = [qkv, bias, head_scale, None if pad == "none" else pad_value]
     while inputs[-1] is None:
         inputs.pop()
     shapes = ((), (num_heads, attributes.query_tokens, attributes.key_tokens), (num_heads,))

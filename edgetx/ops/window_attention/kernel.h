@@ -1,0 +1,134 @@
+// WindowAttention on the CPU, with no engine in sight. README.md beside this file defines the operator.
+//
+//   logits = scale · head_scale · (q·k) + bias + mask        out = softmax(logits) · v
+//
+// The work is cut into items, one per window and head. An engine's thread pool runs ranges of items.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "edgetx/ops/native/cpu.h"
+#include "edgetx/ops/native/dtype.h"
+#include "edgetx/ops/native/status.h"
+
+namespace edgetx::window_attention {
+
+enum class Mask { kNone, kRegion };
+enum class QkNorm { kNone, kL2 };
+enum class ShiftWhenSingle { kKeep, kDropAxis, kDropBoth };
+enum class Pad { kNone, kBeforeRoll, kAfterRoll };
+
+// Height and width, in tokens.
+struct Pair {
+  int64_t y = 0;
+  int64_t x = 0;
+};
+
+struct Attributes {
+  int64_t num_heads = 0;
+  int64_t head_size = 0;
+  Pair window;
+  Pair kv_window;
+  Pair shift;
+  Mask mask = Mask::kNone;
+  float mask_value = -100.0f;
+  QkNorm qk_norm = QkNorm::kNone;
+  ShiftWhenSingle shift_when_single = ShiftWhenSingle::kKeep;
+  float scale = 1.0f;
+  Pad pad = Pad::kNone;
+  Pair pad_to;
+};
+
+using Shape = std::vector<int64_t>;
+
+struct Shapes {
+  Shape qkv;
+  std::optional<Shape> bias;
+  std::optional<Shape> head_scale;
+  std::optional<Shape> pad_value;
+};
+
+// Whether every attribute is in its range.
+Status Validate(const Attributes& attributes);
+
+// Whether tensors of these shapes fit valid attributes.
+Status Check(const Attributes& attributes, const Shapes& shapes);
+
+// The shape of the output for shapes that fit.
+Shape OutputShape(const Attributes& attributes, const Shape& qkv);
+
+// `qkv` and `output` hold elements of `dtype`; what is absent is null.
+struct Tensors {
+  DType dtype = DType::kFloat32;
+  const void* qkv = nullptr;
+  const float* bias = nullptr;
+  const float* head_scale = nullptr;
+  const float* pad_value = nullptr;
+  void* output = nullptr;
+};
+
+// One axis of the rolled, padded map.
+struct Axis {
+  int64_t size = 0;     // tokens of the map
+  int64_t padded = 0;   // tokens with padding
+  int64_t window = 0;   // queries of a window
+  int64_t keys = 0;     // keys of a window
+  int64_t shift = 0;    // as it applies to this size
+  int64_t windows = 0;  // padded / window
+  // Position in the rolled, padded map -> token of the map, or kPad.
+  std::vector<int64_t> token;
+};
+
+constexpr int64_t kPad = -1;      // a token that padding made: pad_value
+constexpr int64_t kOutside = -2;  // a key that no map holds: zeros
+
+// Where an item's working memory lies, in bytes from its start; each part is aligned to 64 bytes.
+struct Layout {
+  size_t query_tokens = 0;  // int64[Nq]
+  size_t key_tokens = 0;    // int64[Nk]
+  size_t masks = 0;         // float[9][logit_stride]: one row per region of queries
+  size_t queries = 0;       // float[Nq][d], scaled
+  size_t keys = 0;          // float[Nk up][key_stride]
+  size_t panels = 0;        // the keys again, transposed in panels
+  size_t values = 0;        // float[Nk][value_stride]
+  size_t logits = 0;        // float[kMaxRows][logit_stride]
+  size_t result = 0;        // float[kMaxRows][value_stride]
+  size_t bytes = 0;
+  size_t key_stride = 0;
+  size_t value_stride = 0;
+  size_t logit_stride = 0;
+};
+
+constexpr size_t kMaxLanes = 16;  // float32 lanes of the widest vectors
+constexpr size_t kMaxRows = 6;    // queries that are computed at once
+
+// Everything about one call that does not depend on its data. Immutable; threads may share it.
+class Plan {
+ public:
+  // The attributes are valid and the shape fits. May throw std::bad_alloc.
+  Plan(const Attributes& attributes, const Shape& qkv, CpuLevel level);
+
+  // Windows times heads; those of one window follow each other.
+  int64_t items() const { return items_; }
+  size_t scratch_bytes() const { return layout.bytes; }
+  // Items [begin, end). `scratch` is aligned to 64 bytes and used by no other thread.
+  void Run(const Tensors& tensors, int64_t begin, int64_t end, std::byte* scratch) const noexcept;
+
+  // For the implementation.
+  Attributes attributes;
+  int64_t channels = 0;
+  int64_t value_size = 0;
+  Axis y;
+  Axis x;
+  Layout layout;
+
+ private:
+  using RunFunction = void (*)(const Plan&, const Tensors&, int64_t, int64_t, std::byte*);
+  RunFunction run_ = nullptr;
+  int64_t items_ = 0;
+};
+
+}  // namespace edgetx::window_attention

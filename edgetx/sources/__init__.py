@@ -1,0 +1,356 @@
+"""From a SOURCE string, or a module in memory, to a `Reference` (needs torch).
+
+SOURCE is one of:
+
+- `timm:NAME`, with options of `timm.create_model` as a query: `timm:NAME?features_only=true&img_size=256`;
+  `timm:hf-hub:ID` and `timm:local-dir:FOLDER` as in timm;
+- `torchvision:NAME`;
+- `hf:ORGANISATION/NAME[@REVISION]`, or a local folder in transformers' (or timm's) layout; options replace
+  settings of its configuration, and `architecture=CLASS` the class of transformers to build;
+- a `.pth`, `.pt` or `.safetensors` checkpoint; `PATH?model=SOURCE` (or `--model SOURCE`) names its model;
+- `module:function`, a Python function without arguments that returns an `nn.Module`;
+- a known name such as `swin_tiny`, from the architectures' presets.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from edgetx._torchvision import install as install_torchvision_schemas
+from edgetx.core import Architecture, IOSpec, Processor, Reference, TensorSpec
+from edgetx.errors import SourceError
+from edgetx.exporters import architectures, fallback, find
+from edgetx.sources import _checkpoint, _function, _inputs
+from edgetx.sources._grammar import FORMS, Parsed, parse
+from edgetx.sources._loaded import ImageSettings, Loaded, StateDict, first_line, seeded
+
+__all__ = ["from_module", "load"]
+
+
+def load(
+    source: str,
+    *,
+    pretrained: bool | None = None,
+    model: str | None = None,
+    inputs: Sequence[TensorSpec] = (),
+    images: Sequence[str | Path] = (),
+) -> Reference:
+    """Load a model and everything that its export needs to know.
+
+    Args:
+        source: see the module's text; a checkpoint is read without ever running code that is pickled in it.
+        pretrained: fetch trained weights (the default), or draw random ones from a fixed seed. A checkpoint
+            and `module:function` bring their own, so False is an error for them.
+        model: SOURCE of the model that a checkpoint's weights belong to, where no exporter recognises them.
+        inputs: names, dtypes and shapes; needed for a model that no exporter recognises and that takes no
+            images, and stronger than what an exporter says.
+        images: photographs for the samples instead of the built-in ones.
+
+    Raises:
+        SourceError: the SOURCE cannot be read or loaded; the message says what to give instead.
+        InputError: an image cannot be read.
+        UnavailableError: no image was given and the built-in ones are not installed.
+    """
+    install_torchvision_schemas()
+    parsed = _resolve_name(parse(source), source)
+    if model is not None:
+        if parsed.kind != "file" or Path(parsed.name).is_dir():
+            raise SourceError(
+                f"--model says what a checkpoint file belongs to; SOURCE {source!r} is no checkpoint"
+            )
+        parsed = Parsed("file", parsed.name, {**parsed.options, "model": model})
+        source = f"{parsed.name}?model={model}"
+    if pretrained is False and (parsed.kind == "function" or _is_checkpoint(parsed)):
+        raise SourceError(f"{source} brings its own weights; leave out --no-pretrained")
+    with seeded():
+        if parsed.kind == "function":
+            module = _function.load(parsed.name)
+            loaded = Loaded(module, parsed.name.rpartition(":")[2], "in-memory", *_images_of(module))
+        else:
+            loaded = _load(parsed, pretrained=pretrained is not False)
+    return _reference(loaded, source=source, inputs=tuple(inputs), example=None, images=images)
+
+
+def from_module(
+    module: torch.nn.Module,
+    example_inputs: Any = None,
+    *,
+    inputs: Sequence[TensorSpec] = (),
+    images: Sequence[str | Path] = (),
+    name: str | None = None,
+) -> Reference:
+    """Describe a module in memory. It stays as it was: the Reference holds a copy in eval mode on the CPU.
+
+    The copy shares parameters that are float32 on the CPU, so change the weights only after the export.
+
+    Args:
+        module: any `nn.Module`; half precision parameters are converted to float32 in the copy.
+        example_inputs: a tensor, a sequence of tensors in positional order, or a mapping from the names of
+            `forward`'s arguments to tensors (torch or numpy); optional where an exporter knows the inputs.
+        inputs: names, dtypes and symbolic shapes instead of an example.
+        images: photographs for the samples instead of the built-in ones.
+        name: what the package is called; by default the class, or timm's name of the architecture.
+
+    Raises:
+        SourceError: the module cannot be copied, or the example holds no tensors.
+        InputError: the example does not fit the model, or an image cannot be read.
+        ExportError: the inputs are not known and no example was given.
+    """
+    if not isinstance(module, torch.nn.Module):
+        raise SourceError(
+            f"expected an nn.Module or a SOURCE string, got a {type(module).__name__}; accepted: {FORMS}"
+        )
+    install_torchvision_schemas()
+    settings, notes = _images_of(module)
+    config = getattr(module, "pretrained_cfg", None)
+    known_as = config.get("architecture") if isinstance(config, dict) else None
+    title = name or known_as or type(module).__name__
+    example = None if example_inputs is None else _inputs.as_tensors(example_inputs)
+    loaded = Loaded(module, title, "in-memory", settings, notes)
+    return _reference(
+        loaded,
+        source=f"in-memory:{type(module).__name__}",
+        inputs=tuple(inputs),
+        example=example,
+        images=images,
+    )
+
+
+def _resolve_name(parsed: Parsed, source: str) -> Parsed:
+    if parsed.kind != "name":
+        return parsed
+    presets = {name: target for known in architectures() for name, target in known.presets.items()}
+    if parsed.name in presets:
+        target = parse(presets[parsed.name])
+        return Parsed(target.kind, target.name, {**target.options, **parsed.options})
+    import timm
+
+    close = difflib.get_close_matches(parsed.name, presets, n=3, cutoff=0.5)
+    if timm.is_model(parsed.name.partition(".")[0]):
+        close.insert(0, f"timm:{parsed.name}")
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(presets))}"
+    raise SourceError(f"unknown model name {source!r}; {hint} (accepted: {FORMS})")
+
+
+def _is_checkpoint(parsed: Parsed) -> bool:
+    return parsed.kind == "file" and not Path(parsed.name).is_dir()
+
+
+def _load(
+    parsed: Parsed, *, pretrained: bool, state_dict: StateDict | None = None, checkpoint: str = ""
+) -> Loaded:
+    """Build the model of a SOURCE that names one, with the library's weights or those of `state_dict`."""
+    # The libraries take seconds to import: only the one that is asked for.
+    if parsed.kind == "timm":
+        from edgetx.sources import _timm
+
+        return _timm.load(
+            parsed.name, parsed.options, pretrained=pretrained, state_dict=state_dict, checkpoint=checkpoint
+        )
+    if parsed.kind == "torchvision":
+        from edgetx.sources import _torchvision_models
+
+        return _torchvision_models.load(
+            parsed.name, parsed.options, pretrained=pretrained, state_dict=state_dict, checkpoint=checkpoint
+        )
+    if parsed.kind == "hf":
+        from edgetx.sources import _transformers
+
+        return _transformers.load(
+            parsed.name, parsed.options, pretrained=pretrained, state_dict=state_dict, checkpoint=checkpoint
+        )
+    path = Path(parsed.name)
+    if path.is_dir():
+        if _is_timm_folder(path):
+            from edgetx.sources import _timm
+
+            return _timm.load(
+                f"local-dir:{path}",
+                parsed.options,
+                pretrained=pretrained,
+                state_dict=state_dict,
+                checkpoint=checkpoint,
+            )
+        from edgetx.sources import _transformers
+
+        return _transformers.load_folder(
+            path, parsed.options, pretrained=pretrained, state_dict=state_dict, checkpoint=checkpoint
+        )
+    return _load_checkpoint(path, parsed.options.get("model"))
+
+
+def _load_checkpoint(path: Path, model: str | None) -> Loaded:
+    state_dict: StateDict
+    state_dict, notes = _checkpoint.read(path)
+    if model is not None:
+        target = _resolve_name(parse(model), model)
+        if _is_checkpoint(target):
+            raise SourceError(
+                f"--model {model} is itself a checkpoint; give the SOURCE of a model, such as timm:NAME"
+            )
+    else:
+        recognised = _recognise(state_dict)
+        if recognised is None:
+            raise SourceError(
+                f"no exporter recognises the weights in {path} (they begin with "
+                f"{', '.join(list(state_dict)[:3])}); say which model they belong to: --model timm:NAME, "
+                "--model hf:ID, --model torchvision:NAME or --model module:function"
+            )
+        state_dict, model, options = recognised
+        target = parse(model)
+        target = Parsed(target.kind, target.name, {**target.options, **options})
+        notes.append(f"the weights in {path.name} were recognised as {model}")
+    if target.kind == "function":
+        module = _function.load(target.name, target.options)
+        _checkpoint.load_into(module, state_dict, model=model, checkpoint=str(path))
+        return Loaded(module, path.stem, "checkpoint", *_images_of(module, notes))
+    loaded = _load(target, pretrained=False, state_dict=state_dict, checkpoint=str(path))
+    loaded.name = path.stem
+    loaded.notes[:0] = notes
+    return loaded
+
+
+def _recognise(state_dict: StateDict) -> tuple[StateDict, str, dict[str, Any]] | None:
+    """Ask the architectures, also without the `model.` that Lightning and wrappers put before each name."""
+    candidates = [state_dict]
+    if all(name.startswith("model.") for name in state_dict):
+        candidates.append({name.removeprefix("model."): value for name, value in state_dict.items()})
+    for candidate in candidates:
+        for architecture in architectures():
+            if (found := architecture.source_from_state_dict(candidate)) is not None:
+                return candidate, *found
+    return None
+
+
+def _is_timm_folder(folder: Path) -> bool:
+    try:
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(stored, dict) and "architecture" in stored and "model_type" not in stored
+
+
+def _images_of(module: torch.nn.Module, notes: Sequence[str] = ()) -> tuple[ImageSettings | None, list[str]]:
+    """What a module in memory, of one of the libraries, says of its images; notes added to the given ones."""
+    notes = list(notes)
+    origins = {base.__module__.partition(".")[0] for base in type(module).__mro__}
+    if "timm" in origins:
+        from edgetx.sources import _timm
+
+        return _timm.image_settings(module, notes), notes
+    if "transformers" in origins and hasattr(module, "config"):
+        from edgetx.sources import _transformers
+
+        return _transformers.image_settings(module.config, None, notes), notes
+    if "torchvision" in origins:
+        notes.append("images are resized to 224x224 with ImageNet's mean and deviation, torchvision's usual")
+        return ImageSettings(size=(224, 224), interpolation="bilinear", resize_size=256), notes
+    return None, notes
+
+
+def _reference(
+    loaded: Loaded,
+    *,
+    source: str,
+    inputs: tuple[TensorSpec, ...],
+    example: Any,
+    images: Sequence[str | Path],
+) -> Reference:
+    notes = list(loaded.notes)
+    module = _evaluated(loaded.module, notes)
+    example = _inputs.positional(module, example)
+    architecture = find(module)
+    io = _describe(architecture, module, inputs, example, loaded.images)
+    processor: Processor | None = None
+    samples: list[dict[str, Any]] = []
+    if example is not None:
+        samples.append(_inputs.given(module, example, io))
+    if loaded.images is not None:
+        classifier = getattr(module, "num_classes", None) != 0
+        processor = image_processor = _inputs.processor_for(loaded.images, io, notes, classifier=classifier)
+        if image_processor is not None:
+            from edgetx.samples import photographs
+
+            paths = [Path(image) for image in images] or photographs()
+            samples += _inputs.photographs(image_processor, io, paths)
+    if images and processor is None:
+        raise SourceError(
+            f"images were given, but {loaded.name} has no image processor (its inputs: "
+            f"{'; '.join(map(str, io.inputs))}); leave them out"
+        )
+    if processor is None:
+        samples += _inputs.synthetic(io)[len(samples) :]
+        what = "all but the first sample input" if example is not None else "the sample inputs"
+        notes.append(f"{what} are synthetic: random numbers from a fixed seed, no real data")
+    return Reference(
+        module=module,
+        io=io,
+        samples=samples,
+        architecture=architecture.id,
+        source=source,
+        name=loaded.name,
+        weights=loaded.weights,
+        processor=processor,
+        notes=notes,
+    )
+
+
+def _describe(
+    architecture: Architecture,
+    module: torch.nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    example: Any,
+    images: ImageSettings | None,
+) -> IOSpec:
+    if inputs:
+        io = fallback().describe(module, inputs)
+        if architecture.id == fallback().id:
+            return io
+        known = architecture.describe(module, example).symbols
+        return IOSpec(
+            io.inputs, io.outputs, {name: known.get(name, allowed) for name, allowed in io.symbols.items()}
+        )
+    if example is None and images is not None:
+        example = _inputs.image_example(images)
+    return architecture.describe(module, example)
+
+
+def _evaluated(module: torch.nn.Module, notes: list[str]) -> torch.nn.Module:
+    """A copy in eval mode, float32, on the CPU, that shares what already is so.
+
+    Raises:
+        SourceError: the module cannot be copied.
+    """
+    tensors = [*module.parameters(), *module.buffers()]
+    converted = [
+        tensor
+        for tensor in tensors
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32)
+    ]
+    if any(tensor.device.type == "meta" for tensor in tensors):
+        raise SourceError(
+            f"{type(module).__name__} has weights on the meta device, without values; load them first"
+        )
+    # Converting changes parameters in place, so then nothing may be shared with the caller's module.
+    memo: dict[int, Any] = (
+        {} if converted else {id(parameter): parameter for parameter in module.parameters()}
+    )
+    try:
+        copied = copy.deepcopy(module, memo)
+    except Exception as error:  # whatever the module's attributes raise
+        raise SourceError(
+            f"{type(module).__name__} cannot be copied ({first_line(error)}); "
+            "remove cached tensors, hooks and open resources from its attributes first"
+        ) from error
+    if converted:
+        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in converted})
+        notes.append(f"the model's {', '.join(dtypes)} weights are exported as float32 from the CPU")
+        copied = copied.to("cpu", torch.float32)
+    return copied.eval()
