@@ -50,8 +50,21 @@ def seeded() -> Iterator[None]:
         yield
 
 
-def random_note(name: str) -> str:
-    """The line that says that nothing was trained."""
+def draw_constants(module: torch.nn.Module, name: str) -> str:
+    """Finish the random weights of `module` and return the line that says that nothing was trained.
+
+    Libraries start biases, tables and the norms at the end of SwinV2's branches as constants, mostly 0: a
+    branch multiplied by 0 would pass any comparison. So each constant parameter gets noise of its own.
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if (
+                parameter.is_floating_point()
+                and parameter.numel()
+                and (parameter == parameter.view(-1)[0]).all()
+            ):
+                parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.2)
     return (
         f"the weights of {name} are random (seed {SEED}): its outputs mean nothing, its speed and parity do"
     )

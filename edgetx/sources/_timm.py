@@ -15,8 +15,8 @@ from edgetx.sources._loaded import (
     ImageSettings,
     Loaded,
     StateDict,
+    draw_constants,
     first_line,
-    random_note,
     settings_problem,
 )
 
@@ -58,7 +58,7 @@ def load(
         return Loaded(module, _short(title), "checkpoint", image_settings(module, notes), notes)
     if not pretrained:
         module = _create(name, options, title, notes)
-        notes.append(random_note(title))
+        notes.append(draw_constants(module, title))
         return Loaded(module, _short(title), "random", image_settings(module, notes, trained=False), notes)
     overlay: dict[str, Any] = {}
     if local is None:

@@ -13,8 +13,8 @@ from edgetx.sources._loaded import (
     ImageSettings,
     Loaded,
     StateDict,
+    draw_constants,
     first_line,
-    random_note,
     settings_problem,
 )
 
@@ -59,7 +59,7 @@ def load(
         )
     if state_dict is None and not pretrained:
         module = _create(name, arguments, title)
-        return Loaded(module, name, "random", _settings(entry, labels=False), [random_note(title)])
+        return Loaded(module, name, "random", _settings(entry, labels=False), [draw_constants(module, title)])
     if state_dict is not None:
         notes = []
         classes = _classes(state_dict)

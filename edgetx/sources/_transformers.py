@@ -16,8 +16,8 @@ from edgetx.sources._loaded import (
     ImageSettings,
     Loaded,
     StateDict,
+    draw_constants,
     first_line,
-    random_note,
     settings_problem,
 )
 
@@ -94,7 +94,7 @@ def load_folder(
         except Exception as error:  # constructors raise what they like for settings that they cannot take
             raise SourceError(settings_problem(title, options, error)) from error
         if state_dict is None:
-            notes.append(random_note(title))
+            notes.append(draw_constants(module, title))
             return Loaded(module, name, "random", images, notes)
         _checkpoint.load_into(module, state_dict, model=title, checkpoint=checkpoint)
         return Loaded(module, name, "checkpoint", images, notes)

@@ -6,8 +6,8 @@ In `README.md` and `docs/`, the blocks of one page run in order, in a folder tha
     python      executed, all blocks of a page in one namespace
     bash        lines that call `edgetx` are run, lines that call `make` name a recipe that exists
 
-In `CONTRIBUTING.md` the walks are followed in a copy of the checkout: a block whose first line names a file is
-that file, a diff is applied, and then the tests that it wrote run.
+In `CONTRIBUTING.md` the walks are followed in a copy of the checkout: a block whose first line names a file
+is that file, a diff is applied, and then the tests that it wrote run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,11 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = ROOT / "CONTRIBUTING.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("edgetx/ops/*/README.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted(ROOT.glob("edgetx/ops/*/README.md")),
+]
 FULL_SIZE = ("README.md", "quickstart.md")
 
 _BLOCK = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -81,7 +85,12 @@ def workplace(tmp_path_factory: pytest.TempPathFactory, photograph: Path) -> Pat
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (page.name in FULL_SIZE)) for page in PAGES],
+    [
+        pytest.param(
+            page, id=str(page.relative_to(ROOT)), marks=[pytest.mark.slow] * (page.name in FULL_SIZE)
+        )
+        for page in PAGES
+    ],
 )
 def test_page(page: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "here"
@@ -99,7 +108,9 @@ def test_page(page: Path, workplace: Path, tmp_path: Path, monkeypatch: pytest.M
             for line in block.text.splitlines():
                 _shell(line)
         else:
-            assert block.language in ("text", "json", "diff"), f"{page}:{block.line}: what is {block.language!r}?"
+            assert block.language in ("text", "json", "diff"), (
+                f"{page}:{block.line}: what is {block.language!r}?"
+            )
 
 
 def _shell(line: str) -> None:
@@ -167,7 +178,9 @@ def _apply(block: Block, file: Path) -> None:
     before = "\n".join(line[1:] for line in lines if line[0] in " -")
     after = "\n".join(line[1:] for line in lines if line[0] in " +")
     text = file.read_text(encoding="utf-8")
-    assert text.count(before) == 1, f"{GUIDE}:{block.line}: {before!r} stands {text.count(before)} times in {block.path}"
+    assert text.count(before) == 1, (
+        f"{GUIDE}:{block.line}: {before!r} stands {text.count(before)} times in {block.path}"
+    )
     file.write_text(text.replace(before, after), encoding="utf-8")
 
 

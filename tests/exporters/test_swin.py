@@ -242,3 +242,14 @@ def test_presets_exist_in_timm() -> None:
     for architecture in exporters.architectures():
         for source in architecture.presets.values():
             assert timm.is_model(source.removeprefix("timm:")), source
+
+
+def test_transformers_absolute_positions(check: Any, randomized: Any) -> None:
+    """5.x can run them at the size that they were made for; 4.57 cannot at any size."""
+    model = randomized(transformers.SwinModel(config(use_absolute_embeddings=True)))
+    if model.embeddings.position_embeddings.shape[1] == 256:
+        io = check(model, "swin", [(2, 64, 64)], trace=False)
+        assert io.inputs[0].shape == ("batch", 3, 64, 64)
+    else:
+        with pytest.raises(ExportError, match="use_absolute_embeddings"):
+            exporters.find(model).rewrite(model)

@@ -14,7 +14,9 @@
 #include "edgetx/ops/window_attention/simd.h"
 
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <utility>
 
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "edgetx/ops/window_attention/simd.cc"
@@ -91,7 +93,7 @@ HWY_INLINE float Norm(const T* from, size_t count) {
   return std::max(hn::GetLane(hn::Sqrt(hn::Set(F(), squares))), 1e-12f);
 }
 
-// ---- the two matrix products
+// ---- the two matrix products; the sums stay in registers because every loop over them is unrolled
 
 // s[r, keys] = q[r, :] · panel[:, keys] for R queries and V vectors of keys.
 template <size_t R, size_t V>
@@ -99,25 +101,25 @@ void Dot(const float* HWY_RESTRICT q, size_t d, const float* HWY_RESTRICT panel,
          size_t s_stride) {
   const F f;
   Vec sum[R][V];
-  HWY_UNROLL(kMaxRows)
+  HWY_UNROLL(6)
   for (size_t r = 0; r < R; ++r) {
-    HWY_UNROLL(kPanel)
+    HWY_UNROLL(6)
     for (size_t v = 0; v < V; ++v) sum[r][v] = hn::Zero(f);
   }
   for (size_t c = 0; c < d; ++c) {
     Vec keys[V];
-    HWY_UNROLL(kPanel)
+    HWY_UNROLL(6)
     for (size_t v = 0; v < V; ++v) keys[v] = hn::Load(f, panel + (c * V + v) * kLanes);
-    HWY_UNROLL(kMaxRows)
+    HWY_UNROLL(6)
     for (size_t r = 0; r < R; ++r) {
       const Vec query = hn::Set(f, q[r * d + c]);
-      HWY_UNROLL(kPanel)
+      HWY_UNROLL(6)
       for (size_t v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(query, keys[v], sum[r][v]);
     }
   }
-  HWY_UNROLL(kMaxRows)
+  HWY_UNROLL(6)
   for (size_t r = 0; r < R; ++r) {
-    HWY_UNROLL(kPanel)
+    HWY_UNROLL(6)
     for (size_t v = 0; v < V; ++v) hn::Store(sum[r][v], f, s + r * s_stride + v * kLanes);
   }
 }
@@ -128,65 +130,403 @@ void Mix(const float* HWY_RESTRICT p, size_t p_stride, const float* HWY_RESTRICT
          size_t tokens, const float* HWY_RESTRICT factor, float* HWY_RESTRICT out) {
   const F f;
   Vec sum[R][V];
-  HWY_UNROLL(kMaxRows)
+  HWY_UNROLL(6)
   for (size_t r = 0; r < R; ++r) {
-    HWY_UNROLL(kPanel)
+    HWY_UNROLL(6)
     for (size_t v = 0; v < V; ++v) sum[r][v] = hn::Zero(f);
   }
   for (size_t j = 0; j < tokens; ++j) {
     Vec row[V];
-    HWY_UNROLL(kPanel)
+    HWY_UNROLL(6)
     for (size_t v = 0; v < V; ++v) row[v] = hn::Load(f, values + j * stride + v * kLanes);
-    HWY_UNROLL(kMaxRows)
+    HWY_UNROLL(6)
     for (size_t r = 0; r < R; ++r) {
       const Vec weight = hn::Set(f, p[r * p_stride + j]);
-      HWY_UNROLL(kPanel)
+      HWY_UNROLL(6)
       for (size_t v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(weight, row[v], sum[r][v]);
     }
   }
-  HWY_UNROLL(kMaxRows)
+  HWY_UNROLL(6)
   for (size_t r = 0; r < R; ++r) {
     const Vec scale = hn::Set(f, factor[r]);
-    HWY_UNROLL(kPanel)
+    HWY_UNROLL(6)
     for (size_t v = 0; v < V; ++v) hn::Store(hn::Mul(sum[r][v], scale), f, out + r * stride + v * kLanes);
   }
 }
 
-// A function per number of rows and of vectors.
-template <template <size_t, size_t> class Wrap, size_t R>
-HWY_INLINE auto PickVectors(size_t vectors) {
-  if constexpr (kPanel == 4) {
-    if (vectors == 4) return &Wrap<R, 4>::Run;
-    if (vectors == 3) return &Wrap<R, 3>::Run;
-  }
-  return vectors == 2 ? &Wrap<R, 2>::Run : &Wrap<R, 1>::Run;
+// A function for every number of rows and of vectors.
+using DotFunction = decltype(&Dot<1, 1>);
+using MixFunction = decltype(&Mix<1, 1>);
+template <size_t... I>
+constexpr std::array<DotFunction, sizeof...(I)> DotTable(std::index_sequence<I...>) {
+  return {&Dot<I / kPanel + 1, I % kPanel + 1>...};
 }
-template <template <size_t, size_t> class Wrap>
-HWY_INLINE auto Pick(size_t rows, size_t vectors) {
-  switch (rows) {
-    case 6:
-      return PickVectors<Wrap, 6>(vectors);
-    case 5:
-      return PickVectors<Wrap, 5>(vectors);
-    case 4:
-      return PickVectors<Wrap, 4>(vectors);
-    case 3:
-      return PickVectors<Wrap, 3>(vectors);
-    case 2:
-      return PickVectors<Wrap, 2>(vectors);
-    default:
-      return PickVectors<Wrap, 1>(vectors);
+template <size_t... I>
+constexpr std::array<MixFunction, sizeof...(I)> MixTable(std::index_sequence<I...>) {
+  return {&Mix<I / kPanel + 1, I % kPanel + 1>...};
+}
+constexpr auto kDot = DotTable(std::make_index_sequence<kMaxRows * kPanel>());
+constexpr auto kMix = MixTable(std::make_index_sequence<kMaxRows * kPanel>());
+constexpr size_t Index(size_t rows, size_t vectors) { return (rows - 1) * kPanel + vectors - 1; }
+
+// Keys [Vectors(Nk)·kLanes][stride] to panels [d][kPanel or what is left][kLanes].
+HWY_INLINE void Transpose(const float* HWY_RESTRICT keys, size_t stride, size_t d, size_t vectors,
+                          float* HWY_RESTRICT panels) {
+  const F f;
+  for (size_t vector = 0; vector < vectors; ++vector) {
+    const size_t first = vector / kPanel * kPanel;
+    const size_t width = std::min(kPanel, vectors - first) * kLanes;
+    const float* from = keys + vector * kLanes * stride;
+    float* to = panels + first * kLanes * d + (vector - first) * kLanes;
+#if HWY_TARGET == HWY_SCALAR
+    for (size_t c = 0; c < d; ++c) hn::Store(hn::LoadU(f, from + c), f, to + c * width);
+#else
+    const hn::BlockDFromD<F> block;
+    // Vector i holds channels c to c+3 of the keys i, i + 4, i + 8, ...: one 4x4 transpose per 128-bit block.
+    for (size_t c = 0; c < d; c += 4) {
+      Vec rows[4];
+      for (size_t i = 0; i < 4; ++i) {
+        const float* row = from + i * stride + c;
+#if HWY_TARGET == HWY_AVX3
+        rows[i] = hn::ResizeBitCast(f, hn::Load(block, row));
+        rows[i] = hn::InsertBlock<1>(rows[i], hn::Load(block, row + 4 * stride));
+        rows[i] = hn::InsertBlock<2>(rows[i], hn::Load(block, row + 8 * stride));
+        rows[i] = hn::InsertBlock<3>(rows[i], hn::Load(block, row + 12 * stride));
+#elif HWY_TARGET == HWY_AVX2
+        rows[i] = hn::Combine(f, hn::Load(block, row + 4 * stride), hn::Load(block, row));
+#else
+        static_assert(kLanes == 4, "vectors of one block");
+        rows[i] = hn::Load(block, row);
+#endif
+      }
+      const Vec even_low = hn::InterleaveLower(f, rows[0], rows[2]);
+      const Vec even_high = hn::InterleaveUpper(f, rows[0], rows[2]);
+      const Vec odd_low = hn::InterleaveLower(f, rows[1], rows[3]);
+      const Vec odd_high = hn::InterleaveUpper(f, rows[1], rows[3]);
+      const Vec columns[4] = {
+          hn::InterleaveLower(f, even_low, odd_low), hn::InterleaveUpper(f, even_low, odd_low),
+          hn::InterleaveLower(f, even_high, odd_high), hn::InterleaveUpper(f, even_high, odd_high)};
+      const size_t count = std::min<size_t>(4, d - c);
+      for (size_t i = 0; i < count; ++i) hn::Store(columns[i], f, to + (c + i) * width);
+    }
+#endif
   }
 }
-template <size_t R, size_t V>
-struct WrapDot {
-  static constexpr auto Run = Dot<R, V>;
+
+// ---- softmax
+
+// e^x for x <= 0, relative error below 1.5e-7; 0 below -87, where float32's normal range ends. Keeps NaN.
+HWY_INLINE Vec Exp(Vec x) {
+  const F f;
+  const hn::RebindToSigned<F> i;
+  // Adding 1.5·2^23 leaves round(x / ln 2) in the low bits.
+  const Vec magic = hn::Set(f, 12582912.0f);
+  const Vec shifted = hn::MulAdd(x, hn::Set(f, 1.44269504f), magic);
+  const Vec n = hn::Sub(shifted, magic);
+  // ln 2 in two parts, the first with few enough bits for an exact product.
+  const Vec r = hn::NegMulAdd(n, hn::Set(f, 0x1.7f7d1cp-20f), hn::NegMulAdd(n, hn::Set(f, 0x1.62e4p-1f), x));
+  // (e^r - 1 - r) / r^2, interpolated at the Chebyshev nodes of [-ln(2)/2, ln(2)/2].
+  Vec p = hn::Set(f, 0x1.6d113cp-10f);
+  p = hn::MulAdd(p, r, hn::Set(f, 0x1.120ba2p-7f));
+  p = hn::MulAdd(p, r, hn::Set(f, 0x1.55551ap-5f));
+  p = hn::MulAdd(p, r, hn::Set(f, 0x1.5554dcp-3f));
+  p = hn::MulAdd(p, r, hn::Set(f, 0.5f));
+  p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(f, 1.0f));
+  const Vec scaled = hn::BitCast(f, hn::Add(hn::BitCast(i, p), hn::ShiftLeft<23>(hn::BitCast(i, shifted))));
+  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(f, -87.0f)), scaled);
+}
+
+// s = e^(s + bias + mask - max); returns 1 / sum.
+template <bool kBias, bool kMask>
+HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, const float* HWY_RESTRICT bias,
+                            const float* HWY_RESTRICT mask, size_t keys) {
+  const F f;
+  const size_t whole = keys / kLanes * kLanes;
+  const Vec lowest = hn::Set(f, -std::numeric_limits<float>::infinity());
+  Vec highest = lowest;
+  for (size_t j = 0; j < whole; j += kLanes) {
+    Vec x = hn::Load(f, s + j);
+    if (kBias) x = hn::Add(x, hn::LoadU(f, bias + j));
+    if (kMask) x = hn::Add(x, hn::Load(f, mask + j));
+    if (kBias || kMask) hn::Store(x, f, s + j);
+    highest = hn::Max(highest, x);
+  }
+  if (whole < keys) {
+    Vec x = hn::Load(f, s + whole);
+    if (kBias) x = hn::Add(x, hn::LoadN(f, bias + whole, keys - whole));
+    if (kMask) x = hn::Add(x, hn::Load(f, mask + whole));
+    x = hn::IfThenElse(hn::FirstN(f, keys - whole), x, lowest);
+    hn::Store(x, f, s + whole);
+    highest = hn::Max(highest, x);
+  }
+  const Vec max = hn::Set(f, hn::ReduceMax(f, highest));
+  Vec sum = hn::Zero(f);
+  for (size_t j = 0; j < keys; j += kLanes) {
+    const Vec e = Exp(hn::Sub(hn::Load(f, s + j), max));
+    hn::Store(e, f, s + j);
+    sum = hn::Add(sum, e);
+  }
+  return 1.0f / hn::ReduceSum(f, sum);
+}
+
+HWY_INLINE float Softmax(float* s, const float* bias, const float* mask, size_t keys) {
+  if (bias != nullptr) {
+    return mask != nullptr ? SoftmaxRow<true, true>(s, bias, mask, keys)
+                           : SoftmaxRow<true, false>(s, bias, nullptr, keys);
+  }
+  return mask != nullptr ? SoftmaxRow<false, true>(s, nullptr, mask, keys)
+                         : SoftmaxRow<false, false>(s, nullptr, nullptr, keys);
+}
+
+// ---- windows and heads
+
+// 0, 1 or 2: split at padded - window and padded - shift; an axis without shift is one region.
+HWY_INLINE int64_t Region(const Axis& axis, int64_t position) {
+  if (axis.shift == 0) return 0;
+  return (position >= axis.padded - axis.window) + (position >= axis.padded - axis.shift);
+}
+
+HWY_INLINE int64_t Token(const Axis& axis, int64_t position) {
+  if (position < 0 || position >= axis.padded) return kOutside;
+  return axis.token[static_cast<size_t>(position)];
+}
+
+template <class T>
+class Worker {
+ public:
+  Worker(const Plan& plan, const Tensors& tensors, std::byte* scratch)
+      : plan_(plan),
+        a_(plan.attributes),
+        qkv_(static_cast<const T*>(tensors.qkv)),
+        output_(static_cast<T*>(tensors.output)),
+        tensors_(tensors),
+        heads_(static_cast<size_t>(a_.num_heads)),
+        d_(static_cast<size_t>(a_.head_size)),
+        dv_(static_cast<size_t>(plan.value_size)),
+        nq_(static_cast<size_t>(a_.window.y * a_.window.x)),
+        nk_(static_cast<size_t>(a_.kv_window.y * a_.kv_window.x)),
+        channels_(static_cast<size_t>(plan.channels)),
+        query_tokens_(Part<int64_t>(scratch, plan.layout.query_tokens)),
+        key_tokens_(Part<int64_t>(scratch, plan.layout.key_tokens)),
+        masks_(Part<float>(scratch, plan.layout.masks)),
+        queries_(Part<float>(scratch, plan.layout.queries)),
+        keys_(Part<float>(scratch, plan.layout.keys)),
+        panels_(Part<float>(scratch, plan.layout.panels)),
+        values_(Part<float>(scratch, plan.layout.values)),
+        logits_(Part<float>(scratch, plan.layout.logits)),
+        result_(Part<float>(scratch, plan.layout.result)) {
+    for (size_t j = nk_; j < Vectors(nk_) * kLanes; ++j) ZeroRow(d_, keys_ + j * plan.layout.key_stride);
+  }
+
+  // All items of one window that follow each other share its tables.
+  void Run(int64_t begin, int64_t end) {
+    int64_t current = -1;
+    bool used = false;
+    for (int64_t item = begin; item < end; ++item) {
+      const int64_t window = item / a_.num_heads;
+      if (window != current) used = Enter(window);
+      current = window;
+      if (!used) continue;
+      const auto head = static_cast<size_t>(item % a_.num_heads);
+      Gather(head);
+      Attend(head);
+    }
+  }
+
+ private:
+  template <class U>
+  static U* Part(std::byte* scratch, size_t offset) {
+    return reinterpret_cast<U*>(scratch + offset);
+  }
+
+  // Fills the tables of tokens and masks; false if every query is a pad token, which writes nothing.
+  bool Enter(int64_t window) {
+    const Axis& y = plan_.y;
+    const Axis& x = plan_.x;
+    const int64_t batch = window / (y.windows * x.windows);
+    const int64_t top = window / x.windows % y.windows * y.window;
+    const int64_t left = window % x.windows * x.window;
+    if (!List(batch, top, left, y.window, x.window, query_tokens_)) return false;
+    const int64_t first_y = top - (y.keys - y.window) / 2;
+    const int64_t first_x = left - (x.keys - x.window) / 2;
+    List(batch, first_y, first_x, y.keys, x.keys, key_tokens_);
+    masked_ = a_.mask == Mask::kRegion &&
+              (Region(y, first_y) != Region(y, first_y + y.keys - 1) ||
+               Region(x, first_x) != Region(x, first_x + x.keys - 1));
+    if (masked_) Mark(top, left, first_y, first_x);
+    return true;
+  }
+
+  // Tokens of a rectangle of positions, as rows of qkv; whether any is a token of the map.
+  bool List(int64_t batch, int64_t top, int64_t left, int64_t height, int64_t width, int64_t* tokens) const {
+    bool any = false;
+    for (int64_t i = 0; i < height; ++i) {
+      const int64_t y = Token(plan_.y, top + i);
+      const int64_t row = (batch * plan_.y.size + y) * plan_.x.size;
+      for (int64_t j = 0; j < width; ++j) {
+        const int64_t x = Token(plan_.x, left + j);
+        const bool real = y >= 0 && x >= 0;
+        any |= real;
+        *tokens++ = real ? row + x : std::min(y, x);
+      }
+    }
+    return any;
+  }
+
+  // One row of the mask per region of queries in this window.
+  void Mark(int64_t top, int64_t left, int64_t first_y, int64_t first_x) {
+    for (int64_t ry = Region(plan_.y, top); ry <= Region(plan_.y, top + plan_.y.window - 1); ++ry) {
+      for (int64_t rx = Region(plan_.x, left); rx <= Region(plan_.x, left + plan_.x.window - 1); ++rx) {
+        float* row = masks_ + static_cast<size_t>(ry * 3 + rx) * plan_.layout.logit_stride;
+        for (int64_t i = 0; i < plan_.y.keys; ++i) {
+          const bool same = Region(plan_.y, first_y + i) == ry;
+          for (int64_t j = 0; j < plan_.x.keys; ++j) {
+            *row++ = same && Region(plan_.x, first_x + j) == rx ? 0.0f : a_.mask_value;
+          }
+        }
+        for (size_t j = nk_; j < plan_.layout.logit_stride; ++j) *row++ = 0.0f;
+      }
+    }
+    top_ = top;
+    left_ = left;
+  }
+
+  const float* MaskRow(size_t query) const {
+    if (!masked_) return nullptr;
+    const auto i = static_cast<int64_t>(query);
+    const int64_t ry = Region(plan_.y, top_ + i / plan_.x.window);
+    const int64_t rx = Region(plan_.x, left_ + i % plan_.x.window);
+    return masks_ + static_cast<size_t>(ry * 3 + rx) * plan_.layout.logit_stride;
+  }
+
+  // Part of a token's row (`offset`, `count` of its channels) as float32, times `factor` and, with kL2, over
+  // its norm.
+  template <bool kL2>
+  HWY_INLINE void Fetch(int64_t token, size_t offset, size_t count, float factor, float* to) const {
+    if (token >= 0) {
+      const T* row = qkv_ + static_cast<size_t>(token) * channels_ + offset;
+      if (kL2) factor /= Norm(row, count);
+      CopyRow(row, count, factor, to);
+    } else if (token == kPad && tensors_.pad_value != nullptr) {
+      const float* row = tensors_.pad_value + offset;
+      if (kL2) factor /= Norm(row, count);
+      CopyRow(row, count, factor, to);
+    } else {
+      ZeroRow(count, to);
+    }
+  }
+
+  template <bool kL2>
+  void GatherAll(size_t head) {
+    const float factor = a_.scale * (tensors_.head_scale != nullptr ? tensors_.head_scale[head] : 1.0f);
+    const size_t key = (heads_ + head) * d_;
+    const size_t value = 2 * heads_ * d_ + head * dv_;
+    for (size_t i = 0; i < nq_; ++i) Fetch<kL2>(query_tokens_[i], head * d_, d_, factor, queries_ + i * d_);
+    for (size_t j = 0; j < nk_; ++j) {
+      Fetch<kL2>(key_tokens_[j], key, d_, 1.0f, keys_ + j * plan_.layout.key_stride);
+      Fetch<false>(key_tokens_[j], value, dv_, 1.0f, values_ + j * plan_.layout.value_stride);
+    }
+  }
+
+  void Gather(size_t head) {
+    if (a_.qk_norm == QkNorm::kL2) {
+      GatherAll<true>(head);
+    } else {
+      GatherAll<false>(head);
+    }
+    Transpose(keys_, plan_.layout.key_stride, d_, Vectors(nk_), panels_);
+  }
+
+  void Attend(size_t head) {
+    const size_t blocks = (nq_ + kMaxRows - 1) / kMaxRows;
+    size_t first = 0;
+    for (size_t block = 0; block < blocks; ++block) {
+      // 49 queries as 4 blocks of 6 and 5 of 5, not 8 of 6 and a single row.
+      const size_t rows = nq_ / blocks + (block < nq_ % blocks ? 1 : 0);
+      AttendBlock(head, first, rows);
+      first += rows;
+    }
+  }
+
+  void AttendBlock(size_t head, size_t first, size_t rows) {
+    const size_t logit_stride = plan_.layout.logit_stride;
+    const size_t value_stride = plan_.layout.value_stride;
+    const size_t key_vectors = Vectors(nk_);
+    for (size_t v = 0; v < key_vectors; v += kPanel) {
+      const size_t width = std::min(kPanel, key_vectors - v);
+      kDot[Index(rows, width)](queries_ + first * d_, d_, panels_ + v * kLanes * d_, logits_ + v * kLanes,
+                               logit_stride);
+    }
+    float factor[kMaxRows];
+    for (size_t r = 0; r < rows; ++r) {
+      const float* bias = tensors_.bias;
+      if (bias != nullptr) bias += (head * nq_ + first + r) * nk_;
+      factor[r] = Softmax(logits_ + r * logit_stride, bias, MaskRow(first + r), nk_);
+    }
+    const size_t value_vectors = Vectors(dv_);
+    for (size_t v = 0; v < value_vectors; v += kPanel) {
+      const size_t width = std::min(kPanel, value_vectors - v);
+      kMix[Index(rows, width)](logits_, logit_stride, values_ + v * kLanes, value_stride, nk_, factor,
+                               result_ + v * kLanes);
+    }
+    for (size_t r = 0; r < rows; ++r) {
+      const int64_t token = query_tokens_[first + r];
+      if (token < 0) continue;
+      T* to = output_ + (static_cast<size_t>(token) * heads_ + head) * dv_;
+      const float* from = result_ + r * value_stride;
+      size_t i = 0;
+      for (; i + kLanes <= dv_; i += kLanes) StoreRow(hn::Load(F(), from + i), to + i);
+      if (i < dv_) StoreRow(hn::Load(F(), from + i), to + i, dv_ - i);
+    }
+  }
+
+  const Plan& plan_;
+  const Attributes& a_;
+  const T* qkv_;
+  T* output_;
+  const Tensors& tensors_;
+  size_t heads_, d_, dv_, nq_, nk_, channels_;
+  int64_t* query_tokens_;
+  int64_t* key_tokens_;
+  float* masks_;
+  float* queries_;
+  float* keys_;
+  float* panels_;
+  float* values_;
+  float* logits_;
+  float* result_;
+  bool masked_ = false;
+  int64_t top_ = 0;
+  int64_t left_ = 0;
 };
-template <size_t R, size_t V>
-struct WrapMix {
-  static constexpr auto Run = Mix<R, V>;
-};
+
+void Run(const Plan& plan, const Tensors& tensors, int64_t begin, int64_t end, std::byte* scratch) {
+  switch (tensors.dtype) {
+    case DType::kFloat32:
+      return Worker<float>(plan, tensors, scratch).Run(begin, end);
+    case DType::kFloat16:
+      return Worker<hwy::float16_t>(plan, tensors, scratch).Run(begin, end);
+    case DType::kBFloat16:
+      return Worker<hwy::bfloat16_t>(plan, tensors, scratch).Run(begin, end);
+  }
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace edgetx::window_attention
 HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace edgetx::window_attention {
+
+RunFunction SelectRun([[maybe_unused]] CpuLevel level) {
+#if HWY_TARGETS & HWY_AVX3
+  if (level >= CpuLevel::kAvx512) return &N_AVX3::Run;
+#endif
+#if HWY_TARGETS & HWY_AVX2
+  if (level >= CpuLevel::kAvx2) return &N_AVX2::Run;
+#endif
+  return &HWY_NAMESPACE::Run;
+}
+
+}  // namespace edgetx::window_attention
+#endif

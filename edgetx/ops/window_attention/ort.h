@@ -1,0 +1,13 @@
+// WindowAttention for ONNX Runtime.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <array>
+
+namespace edgetx::window_attention {
+
+// One operator per element type, all of them named WindowAttention; they live as long as the library.
+std::array<const OrtCustomOp*, 3> CustomOps();
+
+}  // namespace edgetx::window_attention
