@@ -13,8 +13,7 @@ OUTPUT      ?= packages/$(SOURCE)
 
 BIN         := $(VENV)/bin
 PIP_INSTALL  = -m pip install -qq
-NATIVE      := $(shell find CMakeLists.txt cmake edgetx/ops \( -name '*.cc' -o -name '*.h' -o -name '*.cmake' \
-                 -o -name 'CMakeLists.txt' \) -type f 2>/dev/null)
+NATIVE      := CMakeLists.txt $(wildcard cmake/*) $(wildcard edgetx/ops/*/*.cc) $(wildcard edgetx/ops/*/*.h)
 SANITIZED   ?= build-sanitize
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1

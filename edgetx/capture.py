@@ -19,14 +19,15 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from edgetx import ops
+from edgetx import __version__, ops
 from edgetx.core import IOSpec, Reference, SymbolRange, TensorSpec
 from edgetx.errors import ExportError
 from edgetx.exporters import clone, flatten
 from edgetx.ops.operator import MINIMUM_OPSET, Variant
 
+
 class Positional(torch.nn.Module):
-    """Calls a model with one tensor per input and returns its outputs as a flat tuple, both in IOSpec order."""
+    """Calls a model with one tensor per input and returns a flat tuple, both in the order of the IOSpec."""
 
     def __init__(self, module: torch.nn.Module, io: IOSpec) -> None:
         super().__init__()
@@ -81,7 +82,7 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
     _keep_module_names(model)
     _name_dimensions(model, io)
     ops.attach_bodies(model, bodies)
-    model.producer_name = "edgetx"
+    model.producer_name, model.producer_version = "edgetx", __version__
     model.graph.name = reference.name
     return model
 
@@ -89,7 +90,9 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
 def save(model: ir.Model, path: Path) -> None:
     """Write `path`, with the weights in `<path>.data` beside it when they exceed `EXTERNAL_DATA_BYTES`."""
     size = sum(
-        value.const_value.nbytes for value in model.graph.initializers.values() if value.const_value is not None
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
     )
     if size > EXTERNAL_DATA_BYTES:
         ir.save(model, path, external_data=path.name + ".data", size_threshold_bytes=1024)
@@ -139,7 +142,10 @@ def _example(io: IOSpec, sample: Mapping[str, Any]) -> tuple[tuple[torch.Tensor,
                 taken.add(sizes[dim])
                 dims[dim] = torch.export.Dim.DYNAMIC
     args = tuple(
-        torch.zeros([sizes.get(dim, dim) for dim in spec.shape], dtype=getattr(torch, spec.dtype))  # type: ignore[call-overload]
+        torch.zeros(
+            [sizes[dim] if isinstance(dim, str) else dim for dim in spec.shape],
+            dtype=getattr(torch, spec.dtype),
+        )
         for spec in io.inputs
     )
     shapes = [
@@ -157,7 +163,10 @@ def _trace_size(allowed: SymbolRange, sampled: int, taken: set[int]) -> int:
 
 
 def _trace(
-    module: torch.nn.Module, args: tuple[torch.Tensor, ...], shapes: list[dict[int, Any]], reference: Reference
+    module: torch.nn.Module,
+    args: tuple[torch.Tensor, ...],
+    shapes: list[dict[int, Any]],
+    reference: Reference,
 ) -> torch.export.ExportedProgram:
     try:
         program = torch.export.export(module, args, dynamic_shapes=(tuple(shapes),), strict=False)
@@ -192,7 +201,7 @@ def flatten_outputs(output: Any, io: IOSpec) -> tuple[torch.Tensor, ...]:
 
 
 def _keep_module_names(model: ir.Model) -> None:
-    # The exporter also records stack traces with the exporting machine's paths; they do not belong in a package.
+    # The exporter also records stack traces with paths of the exporting machine: they stay out of packages.
     for node in model.graph.all_nodes():
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
         node.metadata_props.clear()

@@ -18,7 +18,6 @@ from edgetx.errors import InputError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import numpy as np
     import torch
 
     from edgetx.package import Package
@@ -240,14 +239,14 @@ class Architecture(ABC):
 
     @abstractmethod
     def describe(self, module: torch.nn.Module, example: Any | None = None) -> IOSpec:
-        """The inputs and outputs, with symbols for batch and, where the model accepts it, height and width."""
+        """The inputs and outputs, with symbols for batch and, where the model takes it, height and width."""
 
     @abstractmethod
     def rewrite(self, module: torch.nn.Module) -> Rewrite:
         """A copy that shares the weights and calls edgetx operators; `module` itself is not changed."""
 
     def source_from_state_dict(self, state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """SOURCE and keyword arguments of the model that a bare checkpoint fits, or None if it is another's."""
+        """SOURCE and keyword arguments of the model that a bare checkpoint fits; None for another family."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""The whole line: SOURCE -> Reference -> Package -> Verdict -> BenchReport. The export side of the Python API."""
+"""The whole line: SOURCE, Reference, Package, Verdict, BenchReport. The export side of the Python API."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgetx import ops
 from edgetx import package as packages
-from edgetx.core import Reference, Rewrite, Target, TensorSpec, Verdict
+from edgetx.core import Reference, Target, TensorSpec, Verdict
 from edgetx.errors import ExportError, UnavailableError, VerificationError
 from edgetx.ops import Variant as Bodies
 from edgetx.package import Case, Manifest, Package
@@ -47,7 +47,9 @@ def load_reference(
     paths = [Path(image) for image in images]
     if isinstance(source, str):
         if example_inputs is not None:
-            raise ExportError("example_inputs go with a module in memory; a SOURCE string takes inputs=[TensorSpec...]")
+            raise ExportError(
+                "example_inputs go with a module in memory; a SOURCE string takes inputs=[TensorSpec...]"
+            )
         return sources.load(source, pretrained=pretrained, model=model, inputs=inputs, images=paths)
     return sources.from_module(source, example_inputs, inputs=inputs, images=paths)
 
@@ -140,7 +142,9 @@ def failure(verdict: Verdict) -> str:
     """One line that says what failed."""
     if verdict.error is not None:
         return f"the package does not run: {verdict.error}"
-    worst = max((output for output in verdict.outputs if not output.passed), key=lambda output: output.max_abs)
+    worst = max(
+        (output for output in verdict.outputs if not output.passed), key=lambda output: output.max_abs
+    )
     return (
         f"output {worst.name!r} differs from PyTorch by {worst.max_abs:.2e}, "
         f"accepted is {worst.tolerance:.2e} (edgetx verify --per-module shows where it begins)"
@@ -203,7 +207,6 @@ def deploy(
             if reason is not None:
                 notes.append(f"no stock baseline: PyTorch's exporter fails on this model ({reason})")
                 stock = None
-        progress("benchmarking")
         report = benchmark.bench(
             package, runtime=runtime, target=target, baseline=stock, seconds=seconds, progress=progress
         )
@@ -242,7 +245,8 @@ def _golden(reference: Reference) -> list[Case]:
             Case(
                 inputs=dict(sample),
                 outputs={
-                    spec.name: tensor.numpy() for spec, tensor in zip(reference.io.outputs, outputs, strict=True)
+                    spec.name: tensor.numpy()
+                    for spec, tensor in zip(reference.io.outputs, outputs, strict=True)
                 },
             )
         )

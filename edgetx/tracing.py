@@ -147,5 +147,3 @@ def _same_layout(value: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndar
         if value.ndim == 4 and value.transpose(order).shape == shape:
             return value.transpose(order)
     return None
-
-

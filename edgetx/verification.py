@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from edgetx.core import Reference
 
 TOLERANCE: Mapping[str, float] = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
-"""Largest accepted absolute error by dtype, for outputs of order 1; it grows with the largest reference value."""
+"""Largest accepted absolute error by dtype, for outputs of order 1; it grows with the largest value."""
 
 
 def verify(
@@ -58,13 +58,11 @@ def verify(
         raise
     except EdgetxError as error:
         return Verdict(outputs=(), cases=len(cases), ran_on=ran_on, error=str(error))
-    return compare(
-        [case.outputs for case in cases], actual, tolerance=tolerance_of(package), ran_on=ran_on
-    )
+    return compare([case.outputs for case in cases], actual, tolerance=tolerance_of(package), ran_on=ran_on)
 
 
 def tolerance_of(package: Package) -> float:
-    """The largest accepted absolute error of outputs of order 1, by the precision that the package computes in."""
+    """The largest accepted absolute error of outputs of order 1, by the package's precision."""
     return TOLERANCE[package.manifest.precision]
 
 

@@ -1,4 +1,4 @@
-"""The whole line on tiny models of the real architectures: export, verify, per-module, one file for many sizes."""
+"""The whole line on tiny models of the real architectures: export, verify, per module, many sizes."""
 
 import subprocess
 import sys
@@ -22,7 +22,10 @@ TINY_SWIN = (
     "timm:swin_tiny_patch4_window7_224?img_size=56&window_size=7&embed_dim=24&depths=(2,2)&num_heads=(2,4)"
     "&num_classes=10"
 )
-TINY_SWINV2 = "timm:swinv2_tiny_window8_256?img_size=64&window_size=8&embed_dim=24&depths=(2,2)&num_heads=(2,4)&num_classes=10"
+TINY_SWINV2 = (
+    "timm:swinv2_tiny_window8_256?img_size=64&window_size=8&embed_dim=24&depths=(2,2)&num_heads=(2,4)"
+    "&num_classes=10"
+)
 
 
 @pytest.fixture(scope="module", params=[TINY_SWIN, TINY_SWINV2], ids=["swin", "swinv2"])

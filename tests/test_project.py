@@ -101,6 +101,12 @@ def test_version_and_command() -> None:
 
 
 @installed
+def test_native_library_is_found() -> None:
+    found = python("from edgetx.ops import library; print(library.path(), library.why_not())")
+    assert found.split()[0].endswith("libedgetx_ort.so") and found.split()[1] == "None"
+
+
+@installed
 @pytest.mark.slow
 def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) -> None:
     pytest.importorskip("scikit_build_core", reason="building a wheel needs scikit-build-core")

@@ -1,36 +1,52 @@
-"""Where edgetx's operator library for ONNX Runtime is, and why it may not be there."""
+"""Where the native library is: edgetx's kernels for ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
 import os
-from functools import cache
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
+
+from edgetx.errors import UnavailableError
 
 NAME = "libedgetx_ort.so"
 VARIABLE = "EDGETX_OPS_LIBRARY"
+"""The environment variable that names another build of the library."""
 
 
 def path() -> str | None:
-    """The library's file, or None where it is missing; `EDGETX_OPS_LIBRARY` names another one."""
-    found = _find(os.environ.get(VARIABLE))
-    return None if found is None else str(found)
+    """The library's file, or None where it was not built; `why_not` says more.
+
+    In this order: the file that `EDGETX_OPS_LIBRARY` names, the installed one, and in a checkout
+    `build/dev/libedgetx_ort.so`.
+
+    Raises:
+        UnavailableError: `EDGETX_OPS_LIBRARY` names a file that does not exist.
+    """
+    if chosen := os.environ.get(VARIABLE):
+        if not Path(chosen).is_file():
+            raise UnavailableError(
+                f"{VARIABLE} is {chosen!r}, which is no file; set it to a {NAME} or unset it"
+            )
+        return chosen
+    package = resources.files("edgetx.ops")
+    # An editable install has several folders here: Python sources and what was built.
+    candidates = [package / NAME]
+    with resources.as_file(package / "library.py") as source:
+        checkout = source.parents[2]
+    if (checkout / "CMakeLists.txt").is_file():
+        candidates.append(checkout / "build" / "dev" / NAME)
+    return next((str(file) for file in candidates if file.is_file()), None)
 
 
 def why_not() -> str | None:
-    """None if the library is there, else what is missing and how to get it."""
-    if path() is not None:
+    """None if the library is there, else how to get it."""
+    try:
+        found = path()
+    except UnavailableError as error:
+        return str(error)
+    if found:
         return None
-    given = os.environ.get(VARIABLE)
-    if given:
-        return f"{VARIABLE}={given} is not a file; unset it or give the path of {NAME}"
-    return f"{NAME} is not in this installation; install an edgetx wheel, or build it: pip install ."
-
-
-@cache
-def _find(given: str | None) -> Path | None:
-    if given:
-        return Path(given) if Path(given).is_file() else None
-    package = Path(str(files("edgetx.ops")))
-    candidates = (package / NAME, package.parents[1] / "build" / "dev" / NAME)
-    return next((candidate for candidate in candidates if candidate.is_file()), None)
+    return (
+        f"{NAME} was not built, so operators run as standard ONNX operators; reinstall edgetx on a machine with a "
+        "C++ compiler (in a checkout: cmake -S . -B build/dev -G Ninja && cmake --build build/dev)"
+    )

@@ -143,3 +143,8 @@ def check() -> Callable[..., IOSpec]:
 @pytest.fixture
 def randomized() -> Callable[..., torch.nn.Module]:
     return randomize
+
+
+@pytest.fixture
+def same() -> Callable[..., None]:
+    return assert_close

@@ -1,4 +1,4 @@
-// Included before every Highway source: the instruction sets to compile for.
+// The instruction sets that a source with Highway is compiled for; to be included before Highway. cpu.h chooses.
 #pragma once
 
 #if defined(__x86_64__)

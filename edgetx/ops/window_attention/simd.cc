@@ -11,6 +11,8 @@
 // 8 feed 12 with 16. The softmax runs on the block's rows in between, while they are in the first-level cache;
 // its sum divides the result, not the probabilities. Keys past Nk pad the last vector: they get probability 0.
 
+#include "edgetx/ops/native/simd_targets.h"  // before Highway
+
 #include "edgetx/ops/window_attention/simd.h"
 
 #include <algorithm>
