@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS
 
-NAMES = ("swin", "operators", "overhead")
+NAMES = ("swin", "operators", "overhead", "parity")
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ class WindowAttentionAttributes:
         qk_norm: `l2` divides q and k by their norms (cosine attention).
         shift_when_single: what happens to the shift when the padded map is a single window along an axis:
             `keep` it, `drop_axis` (that axis), or `drop_both` (both axes if either is single).
-        scale: positive factor of q·k; `None` is `head_size ** -0.5`. Stored with float32 precision, as ONNX does.
+        scale: positive factor of q·k; `None` is `head_size ** -0.5`. Rounded to float32, as ONNX stores it.
         pad: what happens to a map that is no multiple of `pad_to`: `none` (an error), `before_roll`
             or `after_roll`.
         pad_to: a multiple of `window`; `None` is `window`.

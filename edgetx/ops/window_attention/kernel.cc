@@ -1,5 +1,6 @@
 #include "edgetx/ops/window_attention/kernel.h"
 
+#include <algorithm>
 #include <cmath>
 #include <string>
 #include <utility>
@@ -11,6 +12,7 @@ namespace {
 
 // Keeps every product of sizes far from overflow.
 constexpr int64_t kLargest = int64_t{1} << 20;
+constexpr size_t kLogits = 4096;
 
 std::string Show(const Shape& shape) {
   std::string text = "[";
@@ -118,8 +120,12 @@ Layout MakeLayout(const Attributes& a, int64_t value_size) {
   layout.keys = take(layout.logit_stride * layout.key_stride + kMaxLanes, sizeof(float));
   layout.panels = take(layout.logit_stride * layout.key_stride, sizeof(float));
   layout.values = take(nk * layout.value_stride, sizeof(float));
-  layout.logits = take(kMaxRows * layout.logit_stride, sizeof(float));
+  // The logits of a group take half of a 32 KB first-level cache.
+  layout.group = std::clamp<size_t>(kLogits / layout.logit_stride, kMaxRows, RoundUp(nq, kMaxRows));
+  layout.logits = take(layout.group * layout.logit_stride, sizeof(float));
+  layout.factors = take(layout.group, sizeof(float));
   layout.result = take(kMaxRows * layout.value_stride, sizeof(float));
+  layout.mask_rows = take(a.mask == Mask::kRegion ? nq : 0, sizeof(const float*));
   layout.masks = take(a.mask == Mask::kRegion ? 9 * layout.logit_stride : 0, sizeof(float));
   return layout;
 }

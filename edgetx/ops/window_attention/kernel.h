@@ -89,17 +89,20 @@ constexpr int64_t kOutside = -2;  // a key that no map holds: zeros
 struct Layout {
   size_t query_tokens = 0;  // int64[Nq]
   size_t key_tokens = 0;    // int64[Nk]
+  size_t mask_rows = 0;     // const float*[Nq]: the row of each query
   size_t masks = 0;         // float[9][logit_stride]: one row per region of queries
   size_t queries = 0;       // float[Nq][d], scaled
   size_t keys = 0;          // float[Nk up][key_stride]
   size_t panels = 0;        // the keys again, transposed in panels
   size_t values = 0;        // float[Nk][value_stride]
-  size_t logits = 0;        // float[kMaxRows][logit_stride]
+  size_t logits = 0;        // float[group][logit_stride]
+  size_t factors = 0;       // float[group]
   size_t result = 0;        // float[kMaxRows][value_stride]
   size_t bytes = 0;
   size_t key_stride = 0;
   size_t value_stride = 0;
   size_t logit_stride = 0;
+  size_t group = 0;  // queries that go through the three steps together
 };
 
 constexpr size_t kMaxLanes = 16;  // float32 lanes of the widest vectors

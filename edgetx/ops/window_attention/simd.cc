@@ -18,6 +18,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <type_traits>
 #include <utility>
 
 #undef HWY_TARGET_INCLUDE
@@ -126,10 +127,10 @@ void Dot(const float* HWY_RESTRICT q, size_t d, const float* HWY_RESTRICT panel,
   }
 }
 
-// out[r, dv] = factor[r] · p[r, :] · values[:, dv] for R queries and V vectors of channels.
+// rows[r][:] = factor[r] · p[r, :] · values[:, dv] for R queries and V vectors of channels.
 template <size_t R, size_t V>
 void Mix(const float* HWY_RESTRICT p, size_t p_stride, const float* HWY_RESTRICT values, size_t stride,
-         size_t tokens, const float* HWY_RESTRICT factor, float* HWY_RESTRICT out) {
+         size_t tokens, const float* HWY_RESTRICT factor, float* const* HWY_RESTRICT rows, size_t channel) {
   const F f;
   Vec sum[R][V];
   HWY_UNROLL(6)
@@ -152,7 +153,7 @@ void Mix(const float* HWY_RESTRICT p, size_t p_stride, const float* HWY_RESTRICT
   for (size_t r = 0; r < R; ++r) {
     const Vec scale = hn::Set(f, factor[r]);
     HWY_UNROLL(6)
-    for (size_t v = 0; v < V; ++v) hn::Store(hn::Mul(sum[r][v], scale), f, out + r * stride + v * kLanes);
+    for (size_t v = 0; v < V; ++v) hn::StoreU(hn::Mul(sum[r][v], scale), f, rows[r] + channel + v * kLanes);
   }
 }
 
@@ -238,46 +239,67 @@ HWY_INLINE Vec Exp(Vec x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(f, -87.0f)), scaled);
 }
 
-// s = e^(s + bias + mask - max); returns 1 / sum.
-template <bool kBias, bool kMask>
-HWY_INLINE float SoftmaxRow(float* HWY_RESTRICT s, const float* HWY_RESTRICT bias,
-                            const float* HWY_RESTRICT mask, size_t keys) {
+// s = e^(s + bias + mask - max) for R rows, side by side because each is a long chain; factor = 1 / sum.
+template <size_t R, bool kBias, bool kMask>
+HWY_INLINE void SoftmaxRows(float* HWY_RESTRICT s, size_t stride, const float* HWY_RESTRICT bias,
+                            const float* const* HWY_RESTRICT masks, size_t keys, float* HWY_RESTRICT factor) {
   const F f;
   const size_t whole = keys / kLanes * kLanes;
   const Vec lowest = hn::Set(f, -std::numeric_limits<float>::infinity());
-  Vec highest = lowest;
+  Vec highest[R];
+  HWY_UNROLL(4)
+  for (size_t r = 0; r < R; ++r) highest[r] = lowest;
   for (size_t j = 0; j < whole; j += kLanes) {
-    Vec x = hn::Load(f, s + j);
-    if (kBias) x = hn::Add(x, hn::LoadU(f, bias + j));
-    if (kMask) x = hn::Add(x, hn::Load(f, mask + j));
-    if (kBias || kMask) hn::Store(x, f, s + j);
-    highest = hn::Max(highest, x);
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < R; ++r) {
+      Vec x = hn::Load(f, s + r * stride + j);
+      if (kBias) x = hn::Add(x, hn::LoadU(f, bias + r * keys + j));
+      if (kMask) x = hn::Add(x, hn::Load(f, masks[r] + j));
+      if (kBias || kMask) hn::Store(x, f, s + r * stride + j);
+      highest[r] = hn::Max(highest[r], x);
+    }
   }
   if (whole < keys) {
-    Vec x = hn::Load(f, s + whole);
-    if (kBias) x = hn::Add(x, hn::LoadN(f, bias + whole, keys - whole));
-    if (kMask) x = hn::Add(x, hn::Load(f, mask + whole));
-    x = hn::IfThenElse(hn::FirstN(f, keys - whole), x, lowest);
-    hn::Store(x, f, s + whole);
-    highest = hn::Max(highest, x);
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < R; ++r) {
+      Vec x = hn::Load(f, s + r * stride + whole);
+      if (kBias) x = hn::Add(x, hn::LoadN(f, bias + r * keys + whole, keys - whole));
+      if (kMask) x = hn::Add(x, hn::Load(f, masks[r] + whole));
+      x = hn::IfThenElse(hn::FirstN(f, keys - whole), x, lowest);
+      hn::Store(x, f, s + r * stride + whole);
+      highest[r] = hn::Max(highest[r], x);
+    }
   }
-  const Vec max = hn::Set(f, hn::ReduceMax(f, highest));
-  Vec sum = hn::Zero(f);
+  Vec sum[R];
+  HWY_UNROLL(4)
+  for (size_t r = 0; r < R; ++r) {
+    highest[r] = hn::MaxOfLanes(f, highest[r]);
+    sum[r] = hn::Zero(f);
+  }
   for (size_t j = 0; j < keys; j += kLanes) {
-    const Vec e = Exp(hn::Sub(hn::Load(f, s + j), max));
-    hn::Store(e, f, s + j);
-    sum = hn::Add(sum, e);
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < R; ++r) {
+      const Vec e = Exp(hn::Sub(hn::Load(f, s + r * stride + j), highest[r]));
+      hn::Store(e, f, s + r * stride + j);
+      sum[r] = hn::Add(sum[r], e);
+    }
   }
-  return 1.0f / hn::ReduceSum(f, sum);
+  HWY_UNROLL(4)
+  for (size_t r = 0; r < R; ++r) factor[r] = 1.0f / hn::ReduceSum(f, sum[r]);
 }
 
-HWY_INLINE float Softmax(float* s, const float* bias, const float* mask, size_t keys) {
-  if (bias != nullptr) {
-    return mask != nullptr ? SoftmaxRow<true, true>(s, bias, mask, keys)
-                           : SoftmaxRow<true, false>(s, bias, nullptr, keys);
+template <bool kBias, bool kMask>
+void Softmax(float* s, size_t stride, const float* bias, const float* const* masks, size_t keys, float* factor,
+             size_t rows) {
+  size_t r = 0;
+  for (; r + 4 <= rows; r += 4) {
+    SoftmaxRows<4, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
+                                 kMask ? masks + r : nullptr, keys, factor + r);
   }
-  return mask != nullptr ? SoftmaxRow<false, true>(s, nullptr, mask, keys)
-                         : SoftmaxRow<false, false>(s, nullptr, nullptr, keys);
+  for (; r < rows; ++r) {
+    SoftmaxRows<1, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
+                                 kMask ? masks + r : nullptr, keys, factor + r);
+  }
 }
 
 // ---- windows and heads
@@ -310,12 +332,14 @@ class Worker {
         channels_(static_cast<size_t>(plan.channels)),
         query_tokens_(Part<int64_t>(scratch, plan.layout.query_tokens)),
         key_tokens_(Part<int64_t>(scratch, plan.layout.key_tokens)),
+        mask_rows_(Part<const float*>(scratch, plan.layout.mask_rows)),
         masks_(Part<float>(scratch, plan.layout.masks)),
         queries_(Part<float>(scratch, plan.layout.queries)),
         keys_(Part<float>(scratch, plan.layout.keys)),
         panels_(Part<float>(scratch, plan.layout.panels)),
         values_(Part<float>(scratch, plan.layout.values)),
         logits_(Part<float>(scratch, plan.layout.logits)),
+        factors_(Part<float>(scratch, plan.layout.factors)),
         result_(Part<float>(scratch, plan.layout.result)) {
     for (size_t j = nk_; j < Vectors(nk_) * kLanes; ++j) ZeroRow(d_, keys_ + j * plan.layout.key_stride);
   }
@@ -375,11 +399,11 @@ class Worker {
     return any;
   }
 
-  // One row of the mask per region of queries in this window.
+  // One row of the mask per region of queries, and the row of each query.
   void Mark(int64_t top, int64_t left, int64_t first_y, int64_t first_x) {
     for (int64_t ry = Region(plan_.y, top); ry <= Region(plan_.y, top + plan_.y.window - 1); ++ry) {
       for (int64_t rx = Region(plan_.x, left); rx <= Region(plan_.x, left + plan_.x.window - 1); ++rx) {
-        float* row = masks_ + static_cast<size_t>(ry * 3 + rx) * plan_.layout.logit_stride;
+        float* row = MaskRow(ry, rx);
         for (int64_t i = 0; i < plan_.y.keys; ++i) {
           const bool same = Region(plan_.y, first_y + i) == ry;
           for (int64_t j = 0; j < plan_.x.keys; ++j) {
@@ -389,15 +413,14 @@ class Worker {
         for (size_t j = nk_; j < plan_.layout.logit_stride; ++j) *row++ = 0.0f;
       }
     }
-    top_ = top;
-    left_ = left;
+    const float** query = mask_rows_;
+    for (int64_t i = 0; i < plan_.y.window; ++i) {
+      const int64_t ry = Region(plan_.y, top + i);
+      for (int64_t j = 0; j < plan_.x.window; ++j) *query++ = MaskRow(ry, Region(plan_.x, left + j));
+    }
   }
 
-  const float* MaskRow(size_t query) const {
-    if (!masked_) return nullptr;
-    const auto i = static_cast<int64_t>(query);
-    const int64_t ry = Region(plan_.y, top_ + i / plan_.x.window);
-    const int64_t rx = Region(plan_.x, left_ + i % plan_.x.window);
+  float* MaskRow(int64_t ry, int64_t rx) const {
     return masks_ + static_cast<size_t>(ry * 3 + rx) * plan_.layout.logit_stride;
   }
 
@@ -439,46 +462,65 @@ class Worker {
     Transpose(keys_, plan_.layout.key_stride, d_, Vectors(nk_), panels_);
   }
 
+  // The three steps, each over a whole group of queries: a switch between them costs their latency.
   void Attend(size_t head) {
-    const size_t blocks = (nq_ + kMaxRows - 1) / kMaxRows;
-    size_t first = 0;
-    for (size_t block = 0; block < blocks; ++block) {
-      // 49 queries as 4 blocks of 6 and 5 of 5, not 8 of 6 and a single row.
-      const size_t rows = nq_ / blocks + (block < nq_ % blocks ? 1 : 0);
-      AttendBlock(head, first, rows);
-      first += rows;
+    for (size_t first = 0; first < nq_; first += plan_.layout.group) {
+      const size_t count = std::min(plan_.layout.group, nq_ - first);
+      const size_t blocks = (count + kMaxRows - 1) / kMaxRows;
+      // 49 queries are 4 blocks of 6 and 5 of 5, not 8 of 6 and a single row.
+      const auto start = [&](size_t block) { return block * (count / blocks) + std::min(block, count % blocks); };
+      for (size_t b = 0; b < blocks; ++b) Logits(first, start(b), start(b + 1) - start(b));
+      const float* bias = tensors_.bias;
+      if (bias != nullptr) bias += (head * nq_ + first) * nk_;
+      const float* const* masks = masked_ ? mask_rows_ + first : nullptr;
+      if (bias != nullptr) {
+        (masked_ ? Softmax<true, true> : Softmax<true, false>)(logits_, plan_.layout.logit_stride, bias, masks, nk_,
+                                                               factors_, count);
+      } else {
+        (masked_ ? Softmax<false, true> : Softmax<false, false>)(logits_, plan_.layout.logit_stride, bias, masks,
+                                                                 nk_, factors_, count);
+      }
+      for (size_t b = 0; b < blocks; ++b) Output(head, first, start(b), start(b + 1) - start(b));
     }
   }
 
-  void AttendBlock(size_t head, size_t first, size_t rows) {
-    const size_t logit_stride = plan_.layout.logit_stride;
-    const size_t value_stride = plan_.layout.value_stride;
-    const size_t key_vectors = Vectors(nk_);
-    for (size_t v = 0; v < key_vectors; v += kPanel) {
-      const size_t width = std::min(kPanel, key_vectors - v);
-      kDot[Index(rows, width)](queries_ + first * d_, d_, panels_ + v * kLanes * d_, logits_ + v * kLanes,
-                               logit_stride);
+  void Logits(size_t first, size_t row, size_t rows) {
+    const size_t stride = plan_.layout.logit_stride;
+    const size_t vectors = Vectors(nk_);
+    for (size_t v = 0; v < vectors; v += kPanel) {
+      kDot[Index(rows, std::min(kPanel, vectors - v))](queries_ + (first + row) * d_, d_,
+                                                       panels_ + v * kLanes * d_,
+                                                       logits_ + row * stride + v * kLanes, stride);
     }
-    float factor[kMaxRows];
+  }
+
+  void Output(size_t head, size_t first, size_t row, size_t rows) {
+    const size_t vectors = Vectors(dv_);
+    // Whole vectors of float32 go straight to the output.
+    constexpr bool kFloat = std::is_same<T, float>::value;
+    const bool direct = kFloat && dv_ % kLanes == 0;
+    T* to[kMaxRows];
+    float* through[kMaxRows];
     for (size_t r = 0; r < rows; ++r) {
-      const float* bias = tensors_.bias;
-      if (bias != nullptr) bias += (head * nq_ + first + r) * nk_;
-      factor[r] = Softmax(logits_ + r * logit_stride, bias, MaskRow(first + r), nk_);
+      const int64_t token = query_tokens_[first + row + r];
+      to[r] = token < 0 ? nullptr : output_ + (static_cast<size_t>(token) * heads_ + head) * dv_;
+      through[r] = result_ + r * plan_.layout.value_stride;
+      if constexpr (kFloat) {
+        if (direct && to[r] != nullptr) through[r] = to[r];
+      }
     }
-    const size_t value_vectors = Vectors(dv_);
-    for (size_t v = 0; v < value_vectors; v += kPanel) {
-      const size_t width = std::min(kPanel, value_vectors - v);
-      kMix[Index(rows, width)](logits_, logit_stride, values_ + v * kLanes, value_stride, nk_, factor,
-                               result_ + v * kLanes);
+    const float* weights = logits_ + row * plan_.layout.logit_stride;
+    for (size_t v = 0; v < vectors; v += kPanel) {
+      kMix[Index(rows, std::min(kPanel, vectors - v))](weights, plan_.layout.logit_stride, values_ + v * kLanes,
+                                                       plan_.layout.value_stride, nk_, factors_ + row, through,
+                                                       v * kLanes);
     }
+    if (direct) return;
     for (size_t r = 0; r < rows; ++r) {
-      const int64_t token = query_tokens_[first + r];
-      if (token < 0) continue;
-      T* to = output_ + (static_cast<size_t>(token) * heads_ + head) * dv_;
-      const float* from = result_ + r * value_stride;
+      if (to[r] == nullptr) continue;
       size_t i = 0;
-      for (; i + kLanes <= dv_; i += kLanes) StoreRow(hn::Load(F(), from + i), to + i);
-      if (i < dv_) StoreRow(hn::Load(F(), from + i), to + i, dv_ - i);
+      for (; i + kLanes <= dv_; i += kLanes) StoreRow(hn::Load(F(), through[r] + i), to[r] + i);
+      if (i < dv_) StoreRow(hn::Load(F(), through[r] + i), to[r] + i, dv_ - i);
     }
   }
 
@@ -490,16 +532,16 @@ class Worker {
   size_t heads_, d_, dv_, nq_, nk_, channels_;
   int64_t* query_tokens_;
   int64_t* key_tokens_;
+  const float** mask_rows_;
   float* masks_;
   float* queries_;
   float* keys_;
   float* panels_;
   float* values_;
   float* logits_;
+  float* factors_;
   float* result_;
   bool masked_ = false;
-  int64_t top_ = 0;
-  int64_t left_ = 0;
 };
 
 void Run(const Plan& plan, const Tensors& tensors, int64_t begin, int64_t end, std::byte* scratch) {
