@@ -1,9 +1,9 @@
 """A `Reference` becomes an ONNX model: operators kept as nodes, their standard bodies attached.
 
 The steps, in order: trace with `torch.export` (every symbol of the IOSpec stays symbolic), translate with
-PyTorch's ONNX exporter (each edgetx operator becomes one node of domain `edgetx`), name the dimensions,
-attach the operators' function bodies. The bodies come last because the exporter inlines every function
-that is present while it runs.
+PyTorch's ONNX exporter (each edgetx operator becomes one node of domain `edgetx`), fuse what belongs together
+(`edgetx.fusion`), name the dimensions, attach the operators' function bodies. The bodies come last because
+the exporter inlines every function that is present while it runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import onnx_ir as ir
 import torch
 
-from edgetx import __version__, ops
+from edgetx import __version__, fusion, ops
 from edgetx.core import IOSpec, Reference, SymbolRange, TensorSpec
 from edgetx.errors import ExportError
 from edgetx.exporters import clone, flatten
@@ -40,9 +40,6 @@ class Positional(torch.nn.Module):
 
 EXTERNAL_DATA_BYTES = 64 * 2**20
 """Models whose weights are larger keep them in `model.onnx.data`, which engines map instead of copying."""
-
-MODULE_KEY = "edgetx.module"
-"""Node metadata: dotted path of the innermost PyTorch module that a node was traced from."""
 
 
 def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant = "attention") -> ir.Model:
@@ -80,6 +77,7 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
     assert exported is not None
     model = exported.model
     _keep_module_names(model)
+    fusion.fuse(model)
     _name_dimensions(model, io)
     ops.attach_bodies(model, bodies)
     model.producer_name, model.producer_version = "edgetx", __version__
@@ -209,7 +207,7 @@ def _keep_module_names(model: ir.Model) -> None:
         if scopes:
             path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope.startswith("module.")]
             if path:
-                node.metadata_props[MODULE_KEY] = path[-1].removeprefix("module.")
+                node.metadata_props[fusion.MODULE_KEY] = path[-1].removeprefix("module.")
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:

@@ -13,10 +13,11 @@ import onnx_ir as ir
 import torch
 
 from edgetx import sources
-from edgetx.capture import MODULE_KEY, Positional
+from edgetx.capture import Positional
 from edgetx.core import Reference
 from edgetx.errors import PackageError
 from edgetx.exporters import clone
+from edgetx.fusion import MODULE_KEY, PARTIAL_KEY, ancestors
 from edgetx.ops import library
 from edgetx.package import Package
 
@@ -114,23 +115,23 @@ def _onnx_values(package: Package, inputs: Mapping[str, Any]) -> dict[str, np.nd
 def last_values(model: ir.Model) -> dict[str, ir.Value]:
     """Module name -> the value that leaves it: computed inside it last, and used outside or nowhere else."""
     values: dict[str, ir.Value] = {}
+    partial: set[str] = set()
     graph_outputs = set(model.graph.outputs)
     for node in model.graph:
-        scope = node.metadata_props.get(MODULE_KEY, "")
-        for name in _ancestors(scope):
-            for value in node.outputs:
-                leaves = value in graph_outputs or any(
-                    not _inside(user.metadata_props.get(MODULE_KEY, ""), name) for user, _ in value.uses()
-                )
-                if leaves:
+        partial.update(filter(None, node.metadata_props.get(PARTIAL_KEY, "").split("|")))
+        for value, scope in zip(node.outputs, _scopes(node), strict=True):
+            for name in ancestors(scope):
+                if value in graph_outputs or any(
+                    not _inside(other, name) for user, _ in value.uses() for other in _scopes(user)
+                ):
                     values[name] = value
-    return values
+    return {name: value for name, value in values.items() if name not in partial}
 
 
-def _ancestors(scope: str) -> Iterator[str]:
-    parts = scope.split(".") if scope else []
-    for length in range(1, len(parts) + 1):
-        yield ".".join(parts[:length])
+def _scopes(node: ir.Node) -> list[str]:
+    """The module that computed each output."""
+    scopes = node.metadata_props.get(MODULE_KEY, "").split("|")
+    return scopes if len(scopes) == len(node.outputs) else scopes[:1] * len(node.outputs)
 
 
 def _inside(scope: str, module: str) -> bool:

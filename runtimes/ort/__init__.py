@@ -18,6 +18,9 @@ logger = logging.getLogger(__name__)
 KERNEL_PRECISIONS = ("float32", "float16", "bfloat16")
 """The dtypes for which edgetx's operator library has CPU kernels."""
 
+BODIES_SINCE = (1, 27)
+"""The first ONNX Runtime that tells function bodies apart by their overload."""
+
 OPTIMIZATIONS = ("none", "basic", "extended", "all")
 _DEVICE = re.compile(r"^(cpu|cuda)(?::(\d+))?$")
 
@@ -59,8 +62,23 @@ class OrtRuntime(Runtime):
                 f"the installed ONNX Runtime {onnxruntime.__version__} has no CUDAExecutionProvider; "
                 "pip uninstall onnxruntime && pip install 'edgetx[ort-gpu]'"
             )
-        if package is not None and package.manifest.operators and package.manifest.bodies == "none":
-            return self._why_no_kernels(package, target)
+        if package is not None and package.manifest.operators:
+            return self._why_no_operators(package, target, onnxruntime.__version__)
+        return None
+
+    def _why_no_operators(self, package: Package, target: Target, version: str) -> str | None:
+        """Why neither edgetx's kernels nor the bodies can run the operators of `package`."""
+        reason = self._why_no_kernels(package, target)
+        if reason is None:
+            return None
+        if package.manifest.bodies == "none":
+            return reason
+        if tuple(map(int, version.split(".")[:2])) < BODIES_SINCE:
+            return (
+                f"ONNX Runtime {version} takes one function body per operator, the package has several, and "
+                f"edgetx's kernels do not run ({reason}); upgrade to onnxruntime "
+                f"{'.'.join(map(str, BODIES_SINCE))} or newer"
+            )
         return None
 
     def version(self) -> str | None:

@@ -123,6 +123,7 @@ Layout MakeLayout(const Attributes& a, int64_t value_size) {
   // The logits of a group take half of a 32 KB first-level cache.
   layout.group = std::clamp<size_t>(kLogits / layout.logit_stride, kMaxRows, RoundUp(nq, kMaxRows));
   layout.logits = take(layout.group * layout.logit_stride, sizeof(float));
+  layout.highest = take(layout.group, sizeof(float));
   layout.factors = take(layout.group, sizeof(float));
   layout.result = take(kMaxRows * layout.value_stride, sizeof(float));
   layout.mask_rows = take(a.mask == Mask::kRegion ? nq : 0, sizeof(const float*));

@@ -96,6 +96,7 @@ struct Layout {
   size_t panels = 0;        // the keys again, transposed in panels
   size_t values = 0;        // float[Nk][value_stride]
   size_t logits = 0;        // float[group][logit_stride]
+  size_t highest = 0;       // float[group]
   size_t factors = 0;       // float[group]
   size_t result = 0;        // float[kMaxRows][value_stride]
   size_t bytes = 0;

@@ -239,16 +239,16 @@ HWY_INLINE Vec Exp(Vec x) {
   return hn::IfThenZeroElse(hn::Lt(x, hn::Set(f, -87.0f)), scaled);
 }
 
-// s = e^(s + bias + mask - max) for R rows, side by side because each is a long chain; factor = 1 / sum.
+// s += bias + mask for R rows side by side, since each is a long chain; their largest values go to `highest`.
 template <size_t R, bool kBias, bool kMask>
-HWY_INLINE void SoftmaxRows(float* HWY_RESTRICT s, size_t stride, const float* HWY_RESTRICT bias,
-                            const float* const* HWY_RESTRICT masks, size_t keys, float* HWY_RESTRICT factor) {
+HWY_INLINE void AddAndMax(float* HWY_RESTRICT s, size_t stride, const float* HWY_RESTRICT bias,
+                          const float* const* HWY_RESTRICT masks, size_t keys, float* HWY_RESTRICT highest) {
   const F f;
   const size_t whole = keys / kLanes * kLanes;
   const Vec lowest = hn::Set(f, -std::numeric_limits<float>::infinity());
-  Vec highest[R];
+  Vec max[R];
   HWY_UNROLL(4)
-  for (size_t r = 0; r < R; ++r) highest[r] = lowest;
+  for (size_t r = 0; r < R; ++r) max[r] = lowest;
   for (size_t j = 0; j < whole; j += kLanes) {
     HWY_UNROLL(4)
     for (size_t r = 0; r < R; ++r) {
@@ -256,7 +256,7 @@ HWY_INLINE void SoftmaxRows(float* HWY_RESTRICT s, size_t stride, const float* H
       if (kBias) x = hn::Add(x, hn::LoadU(f, bias + r * keys + j));
       if (kMask) x = hn::Add(x, hn::Load(f, masks[r] + j));
       if (kBias || kMask) hn::Store(x, f, s + r * stride + j);
-      highest[r] = hn::Max(highest[r], x);
+      max[r] = hn::Max(max[r], x);
     }
   }
   if (whole < keys) {
@@ -267,19 +267,29 @@ HWY_INLINE void SoftmaxRows(float* HWY_RESTRICT s, size_t stride, const float* H
       if (kMask) x = hn::Add(x, hn::Load(f, masks[r] + whole));
       x = hn::IfThenElse(hn::FirstN(f, keys - whole), x, lowest);
       hn::Store(x, f, s + r * stride + whole);
-      highest[r] = hn::Max(highest[r], x);
+      max[r] = hn::Max(max[r], x);
     }
   }
+  HWY_UNROLL(4)
+  for (size_t r = 0; r < R; ++r) highest[r] = hn::ReduceMax(f, max[r]);
+}
+
+// s = e^(s - highest) for R rows; factor = 1 / sum.
+template <size_t R>
+HWY_INLINE void Exponentials(float* HWY_RESTRICT s, size_t stride, size_t keys, const float* HWY_RESTRICT highest,
+                             float* HWY_RESTRICT factor) {
+  const F f;
+  Vec max[R];
   Vec sum[R];
   HWY_UNROLL(4)
   for (size_t r = 0; r < R; ++r) {
-    highest[r] = hn::MaxOfLanes(f, highest[r]);
+    max[r] = hn::Set(f, highest[r]);
     sum[r] = hn::Zero(f);
   }
   for (size_t j = 0; j < keys; j += kLanes) {
     HWY_UNROLL(4)
     for (size_t r = 0; r < R; ++r) {
-      const Vec e = Exp(hn::Sub(hn::Load(f, s + r * stride + j), highest[r]));
+      const Vec e = Exp(hn::Sub(hn::Load(f, s + r * stride + j), max[r]));
       hn::Store(e, f, s + r * stride + j);
       sum[r] = hn::Add(sum[r], e);
     }
@@ -288,18 +298,23 @@ HWY_INLINE void SoftmaxRows(float* HWY_RESTRICT s, size_t stride, const float* H
   for (size_t r = 0; r < R; ++r) factor[r] = 1.0f / hn::ReduceSum(f, sum[r]);
 }
 
+// The numerators of the softmax of `rows` rows; their factors are 1 / sum.
 template <bool kBias, bool kMask>
-void Softmax(float* s, size_t stride, const float* bias, const float* const* masks, size_t keys, float* factor,
-             size_t rows) {
+void Softmax(float* s, size_t stride, const float* bias, const float* const* masks, size_t keys, float* highest,
+             float* factor, size_t rows) {
   size_t r = 0;
   for (; r + 4 <= rows; r += 4) {
-    SoftmaxRows<4, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
-                                 kMask ? masks + r : nullptr, keys, factor + r);
+    AddAndMax<4, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
+                               kMask ? masks + r : nullptr, keys, highest + r);
   }
   for (; r < rows; ++r) {
-    SoftmaxRows<1, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
-                                 kMask ? masks + r : nullptr, keys, factor + r);
+    AddAndMax<1, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
+                               kMask ? masks + r : nullptr, keys, highest + r);
   }
+  for (r = 0; r + 4 <= rows; r += 4) {
+    Exponentials<4>(s + r * stride, stride, keys, highest + r, factor + r);
+  }
+  for (; r < rows; ++r) Exponentials<1>(s + r * stride, stride, keys, highest + r, factor + r);
 }
 
 // ---- windows and heads
@@ -339,6 +354,7 @@ class Worker {
         panels_(Part<float>(scratch, plan.layout.panels)),
         values_(Part<float>(scratch, plan.layout.values)),
         logits_(Part<float>(scratch, plan.layout.logits)),
+        highest_(Part<float>(scratch, plan.layout.highest)),
         factors_(Part<float>(scratch, plan.layout.factors)),
         result_(Part<float>(scratch, plan.layout.result)) {
     for (size_t j = nk_; j < Vectors(nk_) * kLanes; ++j) ZeroRow(d_, keys_ + j * plan.layout.key_stride);
@@ -473,13 +489,9 @@ class Worker {
       const float* bias = tensors_.bias;
       if (bias != nullptr) bias += (head * nq_ + first) * nk_;
       const float* const* masks = masked_ ? mask_rows_ + first : nullptr;
-      if (bias != nullptr) {
-        (masked_ ? Softmax<true, true> : Softmax<true, false>)(logits_, plan_.layout.logit_stride, bias, masks, nk_,
-                                                               factors_, count);
-      } else {
-        (masked_ ? Softmax<false, true> : Softmax<false, false>)(logits_, plan_.layout.logit_stride, bias, masks,
-                                                                 nk_, factors_, count);
-      }
+      const auto softmax = bias != nullptr ? (masked_ ? &Softmax<true, true> : &Softmax<true, false>)
+                                           : (masked_ ? &Softmax<false, true> : &Softmax<false, false>);
+      softmax(logits_, plan_.layout.logit_stride, bias, masks, nk_, highest_, factors_, count);
       for (size_t b = 0; b < blocks; ++b) Output(head, first, start(b), start(b + 1) - start(b));
     }
   }
@@ -539,6 +551,7 @@ class Worker {
   float* panels_;
   float* values_;
   float* logits_;
+  float* highest_;
   float* factors_;
   float* result_;
   bool masked_ = false;
