@@ -63,7 +63,9 @@ def fetch(target: Path) -> Path:
         with tempfile.TemporaryDirectory(prefix=".headers-", dir=target.parent) as temporary:
             unpacked = download(Path(temporary))
             if not is_complete(unpacked):
-                raise FetchError(f"the packages {', '.join(PACKAGES)} of {SUITE} lack {' or '.join(EXPECTED)}")
+                raise FetchError(
+                    f"the packages {', '.join(PACKAGES)} of {SUITE} lack {' or '.join(EXPECTED)}"
+                )
             install(unpacked, target)
     except OSError as error:
         raise FetchError(str(error)) from None

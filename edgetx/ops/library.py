@@ -47,6 +47,6 @@ def why_not() -> str | None:
     if found:
         return None
     return (
-        f"{NAME} was not built, so operators run as standard ONNX operators; reinstall edgetx on a machine with a "
-        "C++ compiler (in a checkout: cmake -S . -B build/dev -G Ninja && cmake --build build/dev)"
+        f"{NAME} was not built, so operators run as standard ONNX operators; reinstall edgetx on a machine "
+        "with a C++ compiler (in a checkout: cmake -S . -B build/dev -G Ninja && cmake --build build/dev)"
     )

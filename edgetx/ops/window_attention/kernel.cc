@@ -117,13 +117,13 @@ Layout MakeLayout(const Attributes& a, int64_t value_size) {
   layout.key_tokens = take(nk, sizeof(int64_t));
   // Rows are written in whole vectors: the last one may reach past its end.
   layout.queries = take(nq * d + kMaxLanes, sizeof(float));
-  layout.keys = take(layout.logit_stride * layout.key_stride + kMaxLanes, sizeof(float));
+  layout.keys = take(kMaxLanes * layout.key_stride + kMaxLanes, sizeof(float));
   layout.panels = take(layout.logit_stride * layout.key_stride, sizeof(float));
   layout.values = take(nk * layout.value_stride, sizeof(float));
   // The logits of a group take half of a 32 KB first-level cache.
   layout.group = std::clamp<size_t>(kLogits / layout.logit_stride, kMaxRows, RoundUp(nq, kMaxRows));
   layout.logits = take(layout.group * layout.logit_stride, sizeof(float));
-  layout.highest = take(layout.group, sizeof(float));
+  layout.highest = take(layout.group * kMaxLanes, sizeof(float));
   layout.factors = take(layout.group, sizeof(float));
   layout.result = take(kMaxRows * layout.value_stride, sizeof(float));
   layout.mask_rows = take(a.mask == Mask::kRegion ? nq : 0, sizeof(const float*));

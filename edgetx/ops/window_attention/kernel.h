@@ -92,11 +92,11 @@ struct Layout {
   size_t mask_rows = 0;     // const float*[Nq]: the row of each query
   size_t masks = 0;         // float[9][logit_stride]: one row per region of queries
   size_t queries = 0;       // float[Nq][d], scaled
-  size_t keys = 0;          // float[Nk up][key_stride]
-  size_t panels = 0;        // the keys again, transposed in panels
+  size_t keys = 0;          // float[kMaxLanes][key_stride]: one vector of keys, to be transposed
+  size_t panels = 0;        // float[logit_stride][d]: the keys, transposed in panels
   size_t values = 0;        // float[Nk][value_stride]
   size_t logits = 0;        // float[group][logit_stride]
-  size_t highest = 0;       // float[group]
+  size_t highest = 0;       // float[group][kMaxLanes]
   size_t factors = 0;       // float[group]
   size_t result = 0;        // float[kMaxRows][value_stride]
   size_t bytes = 0;

@@ -37,8 +37,13 @@ using Vec = hn::Vec<F>;
 constexpr size_t kLanes = HWY_MIN(hn::MaxLanes(F()), kMaxLanes);
 constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64;
 constexpr size_t kPanel = kManyRegisters ? 4 : 2;
+// Zen 4 runs a 512-bit instruction as two, so half a vector for the last few keys saves time there.
+constexpr bool kHalves = HWY_TARGET == HWY_AVX3;
+using H = hn::CappedTag<float, HWY_MAX(kLanes / 2, 1)>;
+constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
 constexpr size_t Vectors(size_t count) { return (count + kLanes - 1) / kLanes; }
+constexpr bool EndsInHalf(size_t keys) { return kHalves && keys % kLanes != 0 && keys % kLanes <= kLanes / 2; }
 
 // ---- rows of any element type, from and to float32
 
@@ -98,32 +103,80 @@ HWY_INLINE float Norm(const T* from, size_t count) {
 
 // ---- the two matrix products; the sums stay in registers because every loop over them is unrolled
 
-// s[r, keys] = q[r, :] · panel[:, keys] for R queries and V vectors of keys.
-template <size_t R, size_t V>
-void Dot(const float* HWY_RESTRICT q, size_t d, const float* HWY_RESTRICT panel, float* HWY_RESTRICT s,
-         size_t s_stride) {
+// What the logits of some rows start from: bias + mask, and -inf past the last key.
+struct Start {
+  const float* bias;          // or null; of the first row and the panel's first key
+  size_t bias_stride;
+  const float* const* masks;  // or null; one row of all keys per query
+  size_t key;                 // the panel's first key
+  size_t tail;                // keys of the panel's last vector
+  bool first;                 // whether this is the first panel
+};
+
+template <class D>
+HWY_INLINE hn::Vec<D> StartOf(D f, const Start& start, size_t row, size_t offset) {
+  hn::Vec<D> x = hn::Zero(f);
+  if (start.bias != nullptr) x = hn::LoadU(f, start.bias + row * start.bias_stride + offset);
+  if (start.masks != nullptr) x = hn::Add(x, hn::Load(f, start.masks[row] + start.key + offset));
+  return x;
+}
+template <class D>
+HWY_INLINE hn::Vec<D> StartOfLast(D f, const Start& start, size_t row, size_t offset) {
+  if (start.tail == hn::Lanes(f)) return StartOf(f, start, row, offset);
+  hn::Vec<D> x = hn::Zero(f);
+  if (start.bias != nullptr) x = hn::LoadN(f, start.bias + row * start.bias_stride + offset, start.tail);
+  if (start.masks != nullptr) x = hn::Add(x, hn::Load(f, start.masks[row] + start.key + offset));
+  return hn::IfThenElse(hn::FirstN(f, start.tail), x, hn::Set(f, kLowest));
+}
+
+// s[r, keys] = start + q[r, :] · panel[:, keys] for R queries and V vectors of keys, the last of them half a
+// vector if kHalf; each row's largest so far, per lane, goes to highest[r, :].
+template <size_t R, size_t V, bool kHalf>
+void Dot(const float* HWY_RESTRICT q, size_t d, const float* HWY_RESTRICT panel, const Start& start,
+         float* HWY_RESTRICT s, size_t s_stride, float* HWY_RESTRICT highest) {
   const F f;
+  const H half;
+  constexpr size_t kWhole = kHalf ? V - 1 : V;
+  constexpr size_t kLast = (V - 1) * kLanes;
   Vec sum[R][V];
+  hn::Vec<H> tail[R];
   HWY_UNROLL(6)
   for (size_t r = 0; r < R; ++r) {
     HWY_UNROLL(6)
-    for (size_t v = 0; v < V; ++v) sum[r][v] = hn::Zero(f);
+    for (size_t v = 0; v < V - 1; ++v) sum[r][v] = StartOf(f, start, r, v * kLanes);
+    if constexpr (kHalf) {
+      tail[r] = StartOfLast(half, start, r, kLast);
+    } else {
+      sum[r][V - 1] = StartOfLast(f, start, r, kLast);
+    }
   }
   for (size_t c = 0; c < d; ++c) {
     Vec keys[V];
+    hn::Vec<H> last_keys;
     HWY_UNROLL(6)
-    for (size_t v = 0; v < V; ++v) keys[v] = hn::Load(f, panel + (c * V + v) * kLanes);
+    for (size_t v = 0; v < kWhole; ++v) keys[v] = hn::Load(f, panel + (c * V + v) * kLanes);
+    if constexpr (kHalf) last_keys = hn::Load(half, panel + c * V * kLanes + kLast);
     HWY_UNROLL(6)
     for (size_t r = 0; r < R; ++r) {
       const Vec query = hn::Set(f, q[r * d + c]);
       HWY_UNROLL(6)
-      for (size_t v = 0; v < V; ++v) sum[r][v] = hn::MulAdd(query, keys[v], sum[r][v]);
+      for (size_t v = 0; v < kWhole; ++v) sum[r][v] = hn::MulAdd(query, keys[v], sum[r][v]);
+      if constexpr (kHalf) tail[r] = hn::MulAdd(hn::ResizeBitCast(half, query), last_keys, tail[r]);
     }
   }
   HWY_UNROLL(6)
   for (size_t r = 0; r < R; ++r) {
+    Vec max = start.first ? hn::Set(f, kLowest) : hn::Load(f, highest + r * kLanes);
     HWY_UNROLL(6)
-    for (size_t v = 0; v < V; ++v) hn::Store(sum[r][v], f, s + r * s_stride + v * kLanes);
+    for (size_t v = 0; v < kWhole; ++v) {
+      hn::Store(sum[r][v], f, s + r * s_stride + v * kLanes);
+      max = hn::Max(max, sum[r][v]);
+    }
+    hn::Store(max, f, highest + r * kLanes);
+    if constexpr (kHalf) {
+      hn::Store(tail[r], half, s + r * s_stride + kLast);
+      hn::Store(hn::Max(hn::ResizeBitCast(half, max), tail[r]), half, highest + r * kLanes);
+    }
   }
 }
 
@@ -158,127 +211,88 @@ void Mix(const float* HWY_RESTRICT p, size_t p_stride, const float* HWY_RESTRICT
 }
 
 // A function for every number of rows and of vectors.
-using DotFunction = decltype(&Dot<1, 1>);
+using DotFunction = decltype(&Dot<1, 1, false>);
 using MixFunction = decltype(&Mix<1, 1>);
-template <size_t... I>
+template <bool kHalf, size_t... I>
 constexpr std::array<DotFunction, sizeof...(I)> DotTable(std::index_sequence<I...>) {
-  return {&Dot<I / kPanel + 1, I % kPanel + 1>...};
+  return {&Dot<I / kPanel + 1, I % kPanel + 1, kHalf>...};
 }
 template <size_t... I>
 constexpr std::array<MixFunction, sizeof...(I)> MixTable(std::index_sequence<I...>) {
   return {&Mix<I / kPanel + 1, I % kPanel + 1>...};
 }
-constexpr auto kDot = DotTable(std::make_index_sequence<kMaxRows * kPanel>());
+constexpr auto kDot = DotTable<false>(std::make_index_sequence<kMaxRows * kPanel>());
+constexpr auto kDotHalf = DotTable<kHalves>(std::make_index_sequence<kMaxRows * kPanel>());
 constexpr auto kMix = MixTable(std::make_index_sequence<kMaxRows * kPanel>());
 constexpr size_t Index(size_t rows, size_t vectors) { return (rows - 1) * kPanel + vectors - 1; }
 
-// Keys [Vectors(Nk)·kLanes][stride] to panels [d][kPanel or what is left][kLanes].
-HWY_INLINE void Transpose(const float* HWY_RESTRICT keys, size_t stride, size_t d, size_t vectors,
-                          float* HWY_RESTRICT panels) {
+// One vector of keys, [kLanes][stride], to its columns of a panel, [d][width].
+HWY_INLINE void Transpose(const float* HWY_RESTRICT from, size_t stride, size_t d, size_t width,
+                          float* HWY_RESTRICT to) {
   const F f;
-  for (size_t vector = 0; vector < vectors; ++vector) {
-    const size_t first = vector / kPanel * kPanel;
-    const size_t width = std::min(kPanel, vectors - first) * kLanes;
-    const float* from = keys + vector * kLanes * stride;
-    float* to = panels + first * kLanes * d + (vector - first) * kLanes;
 #if HWY_TARGET == HWY_SCALAR
-    for (size_t c = 0; c < d; ++c) hn::Store(hn::LoadU(f, from + c), f, to + c * width);
+  for (size_t c = 0; c < d; ++c) hn::Store(hn::LoadU(f, from + c), f, to + c * width);
 #else
-    const hn::BlockDFromD<F> block;
-    // Vector i holds channels c to c+3 of the keys i, i + 4, i + 8, ...: one 4x4 transpose per 128-bit block.
-    for (size_t c = 0; c < d; c += 4) {
-      Vec rows[4];
-      for (size_t i = 0; i < 4; ++i) {
-        const float* row = from + i * stride + c;
+  const hn::BlockDFromD<F> block;
+  // Vector i holds channels c to c+3 of the keys i, i + 4, i + 8, ...: one 4x4 transpose per 128-bit block.
+  for (size_t c = 0; c < d; c += 4) {
+    Vec rows[4];
+    for (size_t i = 0; i < 4; ++i) {
+      const float* row = from + i * stride + c;
 #if HWY_TARGET == HWY_AVX3
-        rows[i] = hn::ResizeBitCast(f, hn::Load(block, row));
-        rows[i] = hn::InsertBlock<1>(rows[i], hn::Load(block, row + 4 * stride));
-        rows[i] = hn::InsertBlock<2>(rows[i], hn::Load(block, row + 8 * stride));
-        rows[i] = hn::InsertBlock<3>(rows[i], hn::Load(block, row + 12 * stride));
+      rows[i] = hn::ResizeBitCast(f, hn::Load(block, row));
+      rows[i] = hn::InsertBlock<1>(rows[i], hn::Load(block, row + 4 * stride));
+      rows[i] = hn::InsertBlock<2>(rows[i], hn::Load(block, row + 8 * stride));
+      rows[i] = hn::InsertBlock<3>(rows[i], hn::Load(block, row + 12 * stride));
 #elif HWY_TARGET == HWY_AVX2
-        rows[i] = hn::Combine(f, hn::Load(block, row + 4 * stride), hn::Load(block, row));
+      rows[i] = hn::Combine(f, hn::Load(block, row + 4 * stride), hn::Load(block, row));
 #else
-        static_assert(kLanes == 4, "vectors of one block");
-        rows[i] = hn::Load(block, row);
+      static_assert(kLanes == 4, "vectors of one block");
+      rows[i] = hn::Load(block, row);
 #endif
-      }
-      const Vec even_low = hn::InterleaveLower(f, rows[0], rows[2]);
-      const Vec even_high = hn::InterleaveUpper(f, rows[0], rows[2]);
-      const Vec odd_low = hn::InterleaveLower(f, rows[1], rows[3]);
-      const Vec odd_high = hn::InterleaveUpper(f, rows[1], rows[3]);
-      const Vec columns[4] = {
-          hn::InterleaveLower(f, even_low, odd_low), hn::InterleaveUpper(f, even_low, odd_low),
-          hn::InterleaveLower(f, even_high, odd_high), hn::InterleaveUpper(f, even_high, odd_high)};
-      const size_t count = std::min<size_t>(4, d - c);
-      for (size_t i = 0; i < count; ++i) hn::Store(columns[i], f, to + (c + i) * width);
     }
-#endif
+    const Vec even_low = hn::InterleaveLower(f, rows[0], rows[2]);
+    const Vec even_high = hn::InterleaveUpper(f, rows[0], rows[2]);
+    const Vec odd_low = hn::InterleaveLower(f, rows[1], rows[3]);
+    const Vec odd_high = hn::InterleaveUpper(f, rows[1], rows[3]);
+    const Vec columns[4] = {
+        hn::InterleaveLower(f, even_low, odd_low), hn::InterleaveUpper(f, even_low, odd_low),
+        hn::InterleaveLower(f, even_high, odd_high), hn::InterleaveUpper(f, even_high, odd_high)};
+    const size_t count = std::min<size_t>(4, d - c);
+    for (size_t i = 0; i < count; ++i) hn::Store(columns[i], f, to + (c + i) * width);
   }
+#endif
 }
 
 // ---- softmax
 
-// e^x for x <= 0, relative error below 1.5e-7; 0 below -87, where float32's normal range ends. Keeps NaN.
-HWY_INLINE Vec Exp(Vec x) {
-  const F f;
-  const hn::RebindToSigned<F> i;
-  // Adding 1.5·2^23 leaves round(x / ln 2) in the low bits.
-  const Vec magic = hn::Set(f, 12582912.0f);
-  const Vec shifted = hn::MulAdd(x, hn::Set(f, 1.44269504f), magic);
-  const Vec n = hn::Sub(shifted, magic);
-  // ln 2 in two parts, the first with few enough bits for an exact product.
-  const Vec r = hn::NegMulAdd(n, hn::Set(f, 0x1.7f7d1cp-20f), hn::NegMulAdd(n, hn::Set(f, 0x1.62e4p-1f), x));
-  // (e^r - 1 - r) / r^2, interpolated at the Chebyshev nodes of [-ln(2)/2, ln(2)/2].
-  Vec p = hn::Set(f, 0x1.6d113cp-10f);
-  p = hn::MulAdd(p, r, hn::Set(f, 0x1.120ba2p-7f));
-  p = hn::MulAdd(p, r, hn::Set(f, 0x1.55551ap-5f));
-  p = hn::MulAdd(p, r, hn::Set(f, 0x1.5554dcp-3f));
-  p = hn::MulAdd(p, r, hn::Set(f, 0.5f));
-  p = hn::Add(hn::MulAdd(p, hn::Mul(r, r), r), hn::Set(f, 1.0f));
-  const Vec scaled = hn::BitCast(f, hn::Add(hn::BitCast(i, p), hn::ShiftLeft<23>(hn::BitCast(i, shifted))));
-  return hn::IfThenZeroElse(hn::Lt(x, hn::Set(f, -87.0f)), scaled);
+// e^x for x <= 0, relative error below 2e-7 where the result is above 1e-3; below -87 (and -inf) 1e-38 instead of
+// less, which no float32 sum of a softmax sees. Keeps NaN.
+template <class D>
+HWY_INLINE hn::Vec<D> Exp(D f, hn::Vec<D> x) {
+  const hn::RebindToSigned<D> i;
+  // x86 returns the second operand where one is NaN.
+  x = hn::Max(hn::Set(f, -87.0f), x);
+  // Adding 1.5·2^23 leaves n = round(x / ln 2) in the low bits.
+  const auto magic = hn::Set(f, 12582912.0f);
+  const auto shifted = hn::MulAdd(x, hn::Set(f, 1.44269504f), magic);
+  const auto r = hn::NegMulAdd(hn::Sub(shifted, magic), hn::Set(f, 0.693147181f), x);
+  // 1 + r·q(r), the q of degree 4 with the least relative error (9e-8) on [-ln(2)/2, ln(2)/2].
+  auto p = hn::MulAdd(hn::Set(f, 0x1.0fa77cp-7f), r, hn::Set(f, 0x1.573b4ap-5f));
+  p = hn::MulAdd(p, r, hn::Set(f, 0x1.555a7p-3f));
+  p = hn::MulAdd(p, r, hn::Set(f, 0x1.fffdc2p-2f));
+  p = hn::MulAdd(p, r, hn::Set(f, 0x1.fffff6p-1f));
+  p = hn::MulAdd(p, r, hn::Set(f, 1.0f));
+  return hn::BitCast(f, hn::Add(hn::BitCast(i, p), hn::ShiftLeft<23>(hn::BitCast(i, shifted))));
 }
 
-// s += bias + mask for R rows side by side, since each is a long chain; their largest values go to `highest`.
-template <size_t R, bool kBias, bool kMask>
-HWY_INLINE void AddAndMax(float* HWY_RESTRICT s, size_t stride, const float* HWY_RESTRICT bias,
-                          const float* const* HWY_RESTRICT masks, size_t keys, float* HWY_RESTRICT highest) {
-  const F f;
-  const size_t whole = keys / kLanes * kLanes;
-  const Vec lowest = hn::Set(f, -std::numeric_limits<float>::infinity());
-  Vec max[R];
-  HWY_UNROLL(4)
-  for (size_t r = 0; r < R; ++r) max[r] = lowest;
-  for (size_t j = 0; j < whole; j += kLanes) {
-    HWY_UNROLL(4)
-    for (size_t r = 0; r < R; ++r) {
-      Vec x = hn::Load(f, s + r * stride + j);
-      if (kBias) x = hn::Add(x, hn::LoadU(f, bias + r * keys + j));
-      if (kMask) x = hn::Add(x, hn::Load(f, masks[r] + j));
-      if (kBias || kMask) hn::Store(x, f, s + r * stride + j);
-      max[r] = hn::Max(max[r], x);
-    }
-  }
-  if (whole < keys) {
-    HWY_UNROLL(4)
-    for (size_t r = 0; r < R; ++r) {
-      Vec x = hn::Load(f, s + r * stride + whole);
-      if (kBias) x = hn::Add(x, hn::LoadN(f, bias + r * keys + whole, keys - whole));
-      if (kMask) x = hn::Add(x, hn::Load(f, masks[r] + whole));
-      x = hn::IfThenElse(hn::FirstN(f, keys - whole), x, lowest);
-      hn::Store(x, f, s + r * stride + whole);
-      max[r] = hn::Max(max[r], x);
-    }
-  }
-  HWY_UNROLL(4)
-  for (size_t r = 0; r < R; ++r) highest[r] = hn::ReduceMax(f, max[r]);
-}
-
-// s = e^(s - highest) for R rows; factor = 1 / sum.
+// s = e^(s - highest) for R rows side by side, since each is a long chain; factor = 1 / sum.
 template <size_t R>
 HWY_INLINE void Exponentials(float* HWY_RESTRICT s, size_t stride, size_t keys, const float* HWY_RESTRICT highest,
                              float* HWY_RESTRICT factor) {
   const F f;
+  const H half;
+  const size_t whole = EndsInHalf(keys) ? keys / kLanes * kLanes : keys;
   Vec max[R];
   Vec sum[R];
   HWY_UNROLL(4)
@@ -286,34 +300,31 @@ HWY_INLINE void Exponentials(float* HWY_RESTRICT s, size_t stride, size_t keys, 
     max[r] = hn::Set(f, highest[r]);
     sum[r] = hn::Zero(f);
   }
-  for (size_t j = 0; j < keys; j += kLanes) {
+  for (size_t j = 0; j < whole; j += kLanes) {
     HWY_UNROLL(4)
     for (size_t r = 0; r < R; ++r) {
-      const Vec e = Exp(hn::Sub(hn::Load(f, s + r * stride + j), max[r]));
+      const Vec e = Exp(f, hn::Sub(hn::Load(f, s + r * stride + j), max[r]));
       hn::Store(e, f, s + r * stride + j);
       sum[r] = hn::Add(sum[r], e);
+    }
+  }
+  if (whole < keys) {
+    HWY_UNROLL(4)
+    for (size_t r = 0; r < R; ++r) {
+      const auto e = Exp(half, hn::Sub(hn::Load(half, s + r * stride + whole), hn::ResizeBitCast(half, max[r])));
+      hn::Store(e, half, s + r * stride + whole);
+      sum[r] = hn::Add(sum[r], hn::ZeroExtendResizeBitCast(f, half, e));
     }
   }
   HWY_UNROLL(4)
   for (size_t r = 0; r < R; ++r) factor[r] = 1.0f / hn::ReduceSum(f, sum[r]);
 }
 
-// The numerators of the softmax of `rows` rows; their factors are 1 / sum.
-template <bool kBias, bool kMask>
-void Softmax(float* s, size_t stride, const float* bias, const float* const* masks, size_t keys, float* highest,
-             float* factor, size_t rows) {
+// The numerators of the softmax of `rows` rows; factor = 1 / sum. `highest` holds a vector per row.
+HWY_INLINE void Softmax(float* s, size_t stride, size_t keys, float* highest, float* factor, size_t rows) {
+  for (size_t r = 0; r < rows; ++r) highest[r] = hn::ReduceMax(F(), hn::Load(F(), highest + r * kLanes));
   size_t r = 0;
-  for (; r + 4 <= rows; r += 4) {
-    AddAndMax<4, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
-                               kMask ? masks + r : nullptr, keys, highest + r);
-  }
-  for (; r < rows; ++r) {
-    AddAndMax<1, kBias, kMask>(s + r * stride, stride, kBias ? bias + r * keys : nullptr,
-                               kMask ? masks + r : nullptr, keys, highest + r);
-  }
-  for (r = 0; r + 4 <= rows; r += 4) {
-    Exponentials<4>(s + r * stride, stride, keys, highest + r, factor + r);
-  }
+  for (; r + 4 <= rows; r += 4) Exponentials<4>(s + r * stride, stride, keys, highest + r, factor + r);
   for (; r < rows; ++r) Exponentials<1>(s + r * stride, stride, keys, highest + r, factor + r);
 }
 
@@ -357,7 +368,6 @@ class Worker {
         highest_(Part<float>(scratch, plan.layout.highest)),
         factors_(Part<float>(scratch, plan.layout.factors)),
         result_(Part<float>(scratch, plan.layout.result)) {
-    for (size_t j = nk_; j < Vectors(nk_) * kLanes; ++j) ZeroRow(d_, keys_ + j * plan.layout.key_stride);
   }
 
   // All items of one window that follow each other share its tables.
@@ -464,8 +474,17 @@ class Worker {
     const size_t value = 2 * heads_ * d_ + head * dv_;
     for (size_t i = 0; i < nq_; ++i) Fetch<kL2>(query_tokens_[i], head * d_, d_, factor, queries_ + i * d_);
     for (size_t j = 0; j < nk_; ++j) {
-      Fetch<kL2>(key_tokens_[j], key, d_, 1.0f, keys_ + j * plan_.layout.key_stride);
       Fetch<false>(key_tokens_[j], value, dv_, 1.0f, values_ + j * plan_.layout.value_stride);
+    }
+    const size_t vectors = Vectors(nk_);
+    for (size_t v = 0; v < vectors; ++v) {
+      for (size_t i = 0; i < kLanes; ++i) {
+        const size_t j = v * kLanes + i;
+        Fetch<kL2>(j < nk_ ? key_tokens_[j] : kOutside, key, d_, 1.0f, keys_ + i * plan_.layout.key_stride);
+      }
+      const size_t first = v / kPanel * kPanel;
+      Transpose(keys_, plan_.layout.key_stride, d_, std::min(kPanel, vectors - first) * kLanes,
+                panels_ + first * kLanes * d_ + (v - first) * kLanes);
     }
   }
 
@@ -475,7 +494,6 @@ class Worker {
     } else {
       GatherAll<false>(head);
     }
-    Transpose(keys_, plan_.layout.key_stride, d_, Vectors(nk_), panels_);
   }
 
   // The three steps, each over a whole group of queries: a switch between them costs their latency.
@@ -485,24 +503,31 @@ class Worker {
       const size_t blocks = (count + kMaxRows - 1) / kMaxRows;
       // 49 queries are 4 blocks of 6 and 5 of 5, not 8 of 6 and a single row.
       const auto start = [&](size_t block) { return block * (count / blocks) + std::min(block, count % blocks); };
-      for (size_t b = 0; b < blocks; ++b) Logits(first, start(b), start(b + 1) - start(b));
-      const float* bias = tensors_.bias;
-      if (bias != nullptr) bias += (head * nq_ + first) * nk_;
-      const float* const* masks = masked_ ? mask_rows_ + first : nullptr;
-      const auto softmax = bias != nullptr ? (masked_ ? &Softmax<true, true> : &Softmax<true, false>)
-                                           : (masked_ ? &Softmax<false, true> : &Softmax<false, false>);
-      softmax(logits_, plan_.layout.logit_stride, bias, masks, nk_, highest_, factors_, count);
+      for (size_t b = 0; b < blocks; ++b) Logits(head, first, start(b), start(b + 1) - start(b));
+      Softmax(logits_, plan_.layout.logit_stride, nk_, highest_, factors_, count);
       for (size_t b = 0; b < blocks; ++b) Output(head, first, start(b), start(b + 1) - start(b));
     }
   }
 
-  void Logits(size_t first, size_t row, size_t rows) {
+  void Logits(size_t head, size_t first, size_t row, size_t rows) {
     const size_t stride = plan_.layout.logit_stride;
     const size_t vectors = Vectors(nk_);
+    const size_t query = first + row;
+    const float* bias = tensors_.bias;
+    if (bias != nullptr) bias += (head * nq_ + query) * nk_;
     for (size_t v = 0; v < vectors; v += kPanel) {
-      kDot[Index(rows, std::min(kPanel, vectors - v))](queries_ + (first + row) * d_, d_,
-                                                       panels_ + v * kLanes * d_,
-                                                       logits_ + row * stride + v * kLanes, stride);
+      const size_t width = std::min(kPanel, vectors - v);
+      const size_t key = v * kLanes;
+      const bool last = v + width == vectors;
+      const Start start{bias != nullptr ? bias + key : nullptr,
+                        nk_,
+                        masked_ ? mask_rows_ + query : nullptr,
+                        key,
+                        last ? nk_ - (vectors - 1) * kLanes : kLanes,
+                        v == 0};
+      const auto& table = last && EndsInHalf(nk_) ? kDotHalf : kDot;
+      table[Index(rows, width)](queries_ + query * d_, d_, panels_ + key * d_, start,
+                                logits_ + row * stride + key, stride, highest_ + row * kLanes);
     }
   }
 
