@@ -74,7 +74,9 @@ lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	@# Without site: the editable install's finder would show the whole checkout as part of edgetx.
+	PYTHONPATH=.:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+	   $(BIN)/python -S -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 
 format: $(VENV)/.dev  ## format and apply the safe fixes
 	$(BIN)/ruff format .

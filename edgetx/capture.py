@@ -77,7 +77,7 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
     assert exported is not None
     model = exported.model
     _keep_module_names(model)
-    # fusion.fuse(model)
+    fusion.fuse(model)
     _name_dimensions(model, io)
     ops.attach_bodies(model, bodies)
     model.producer_name, model.producer_version = "edgetx", __version__

@@ -1,7 +1,8 @@
 """The operators of the ONNX domain `edgetx`; importing this needs no framework.
 
-One folder per operator holds everything about it: attributes and checker, PyTorch definition, ONNX
-translation and bodies, kernels, and a README with the mathematics.
+One folder per operator (or pair of them) holds everything about it: attributes and checker, ONNX bodies,
+kernels, a README with the mathematics and, unless only `edgetx.fusion` makes its nodes, PyTorch definition and
+ONNX translation.
 """
 
 from __future__ import annotations
@@ -33,12 +34,29 @@ OPERATORS: tuple[Operator, ...] = (
         package="edgetx.ops.window_attention",
         summary="attention inside (shifted, padded, overlapping) windows of a map",
     ),
+    Operator(
+        name="BiasGelu",
+        package="edgetx.ops.bias_gelu",
+        summary="the exact GELU of a sum with a bias",
+    ),
+    Operator(
+        name="AddNorm",
+        package="edgetx.ops.add_norm",
+        summary="residual addition, then layer normalization; both results",
+    ),
+    Operator(
+        name="NormAdd",
+        package="edgetx.ops.add_norm",
+        summary="layer normalization, then residual addition",
+    ),
 )
 
 
 def translation_table() -> dict[Any, Callable[..., Any]]:
     """The `custom_translation_table` with which `torch.onnx.export` keeps the operators as nodes."""
-    return {operator.torch_overload(): operator.translation() for operator in OPERATORS}
+    return {
+        operator.torch_overload(): operator.translation() for operator in OPERATORS if operator.torch_name
+    }
 
 
 def attach_bodies(model: ir.Model, variant: Variant) -> None:

@@ -26,22 +26,24 @@ MINIMUM_IR_VERSION = 10
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator; `package` holds `attributes`, `definition`, `translation` and `bodies`.
+    """One operator; `package` holds `attributes` and `bodies`, with a `torch_name` `definition` and `translation`.
 
     Those modules are imported on use: `definition` and `translation` need torch, `bodies` needs onnx_ir.
+    Without a `torch_name` the operator is no PyTorch operator: `edgetx.fusion` makes its nodes.
     """
 
     name: str
-    torch_name: str
     package: str
     summary: str
+    torch_name: str | None = None
 
     def why_not(self, attributes: Any, shapes: Mapping[str, Any]) -> str | None:
         """None if the operator takes tensors of these shapes (input name -> shape), else the reason."""
         return cast("str | None", self._module("attributes").why_not(attributes, shapes))
 
     def torch_overload(self) -> Any:
-        """The PyTorch operator, registered by this call if it was not yet."""
+        """The PyTorch operator `torch_name`, registered by this call if it was not yet."""
+        assert self.torch_name is not None
         return getattr(self._module("definition"), self.torch_name.partition("::")[2])
 
     def translation(self) -> Callable[..., Any]:

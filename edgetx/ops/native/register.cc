@@ -4,6 +4,8 @@
 #include <memory>
 #include <mutex>
 
+#include "edgetx/ops/add_norm/ort.h"
+#include "edgetx/ops/bias_gelu/ort.h"
 #include "edgetx/ops/native/ort.h"
 #include "edgetx/ops/window_attention/ort.h"
 
@@ -15,6 +17,14 @@ using edgetx::Status;
 using edgetx::ort::Api;
 using edgetx::ort::FromOrt;
 
+template <class Ops>
+Status Add(OrtCustomOpDomain* domain, const Ops& ops) {
+  for (const OrtCustomOp* op : ops) {
+    if (Status status = FromOrt(Api().CustomOpDomain_Add(domain, op)); !status.ok()) return status;
+  }
+  return {};
+}
+
 // Sessions hold the domain by pointer, so there is one, and it lives as long as the library.
 Status Domain(OrtCustomOpDomain** domain) {
   static std::mutex mutex;
@@ -24,9 +34,9 @@ Status Domain(OrtCustomOpDomain** domain) {
     OrtCustomOpDomain* raw = nullptr;
     if (Status status = FromOrt(Api().CreateCustomOpDomain("edgetx", &raw)); !status.ok()) return status;
     std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)> created(raw, Api().ReleaseCustomOpDomain);
-    for (const OrtCustomOp* op : edgetx::window_attention::CustomOps()) {
-      if (Status status = FromOrt(Api().CustomOpDomain_Add(raw, op)); !status.ok()) return status;
-    }
+    if (Status status = Add(raw, edgetx::window_attention::CustomOps()); !status.ok()) return status;
+    if (Status status = Add(raw, edgetx::bias_gelu::CustomOps()); !status.ok()) return status;
+    if (Status status = Add(raw, edgetx::add_norm::CustomOps()); !status.ok()) return status;
     shared = created.release();
   }
   *domain = shared;

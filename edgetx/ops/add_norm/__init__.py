@@ -1,0 +1,1 @@
+"""Residual addition and layer normalization, in either order, in one pass. `README.md` defines them."""

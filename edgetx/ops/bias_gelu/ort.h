@@ -1,0 +1,13 @@
+// BiasGelu for ONNX Runtime.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <array>
+
+namespace edgetx::bias_gelu {
+
+// One operator per element type; they live as long as the library.
+std::array<const OrtCustomOp*, 3> CustomOps();
+
+}  // namespace edgetx::bias_gelu

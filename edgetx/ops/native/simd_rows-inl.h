@@ -1,0 +1,52 @@
+// Rows of any element type, from and to vectors of float32. Included once per instruction set, after Highway.
+
+// NOLINTNEXTLINE(llvm-header-guard): Highway's way to include a header once per target.
+#if defined(EDGETX_OPS_NATIVE_SIMD_ROWS_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef EDGETX_OPS_NATIVE_SIMD_ROWS_INL_H_
+#undef EDGETX_OPS_NATIVE_SIMD_ROWS_INL_H_
+#else
+#define EDGETX_OPS_NATIVE_SIMD_ROWS_INL_H_
+#endif
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace edgetx::rows {
+namespace HWY_NAMESPACE {
+
+namespace hn = hwy::HWY_NAMESPACE;
+
+using F = hn::CappedTag<float, 16>;
+using Vec = hn::Vec<F>;
+constexpr size_t kLanes = HWY_MIN(hn::MaxLanes(F()), size_t{16});
+
+HWY_INLINE Vec LoadRow(const float* from) { return hn::LoadU(F(), from); }
+HWY_INLINE void StoreRow(Vec row, float* to) { hn::StoreU(row, F(), to); }
+template <class T>
+HWY_INLINE Vec LoadRow(const T* from) {
+  return hn::PromoteTo(F(), hn::LoadU(hn::Rebind<T, F>(), from));
+}
+template <class T>
+HWY_INLINE void StoreRow(Vec row, T* to) {
+  const hn::Rebind<T, F> half;
+  hn::StoreU(hn::DemoteTo(half, row), half, to);
+}
+
+// The last elements of a row; lanes past `count` are zero.
+HWY_INLINE Vec LoadRow(const float* from, size_t count) { return hn::LoadN(F(), from, count); }
+HWY_INLINE void StoreRow(Vec row, float* to, size_t count) { hn::StoreN(row, F(), to, count); }
+template <class T>
+HWY_INLINE Vec LoadRow(const T* from, size_t count) {
+  return hn::PromoteTo(F(), hn::LoadN(hn::Rebind<T, F>(), from, count));
+}
+template <class T>
+HWY_INLINE void StoreRow(Vec row, T* to, size_t count) {
+  const hn::Rebind<T, F> half;
+  hn::StoreN(hn::DemoteTo(half, row), half, to, count);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace edgetx::rows
+HWY_AFTER_NAMESPACE();
+
+#endif  // EDGETX_OPS_NATIVE_SIMD_ROWS_INL_H_
