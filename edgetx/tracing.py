@@ -121,9 +121,9 @@ def last_values(model: ir.Model) -> dict[str, ir.Value]:
         partial.update(filter(None, node.metadata_props.get(PARTIAL_KEY, "").split("|")))
         for value, scope in zip(node.outputs, _scopes(node), strict=True):
             for name in ancestors(scope):
-                if value in graph_outputs or any(
-                    not _inside(other, name) for user, _ in value.uses() for other in _scopes(user)
-                ):
+                users = [other for user, _ in value.uses() for other in _scopes(user)]
+                # A value without users goes on inside a fused node.
+                if not users or value in graph_outputs or not all(_inside(user, name) for user in users):
                     values[name] = value
     return {name: value for name, value in values.items() if name not in partial}
 

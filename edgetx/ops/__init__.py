@@ -1,8 +1,8 @@
 """The operators of the ONNX domain `edgetx`; importing this needs no framework.
 
 One folder per operator (or pair of them) holds everything about it: attributes and checker, ONNX bodies,
-kernels, a README with the mathematics and, unless only `edgetx.fusion` makes its nodes, PyTorch definition and
-ONNX translation.
+kernels, a README with the mathematics and, unless only `edgetx.fusion` makes its nodes, PyTorch definition
+and ONNX translation.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ MINIMUM_IR_VERSION = 10
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator; `package` holds `attributes` and `bodies`, with a `torch_name` `definition` and `translation`.
+    """One operator; `package` holds `attributes` and `bodies`, and for a `torch_name` two more.
 
     Those modules are imported on use: `definition` and `translation` need torch, `bodies` needs onnx_ir.
     Without a `torch_name` the operator is no PyTorch operator: `edgetx.fusion` makes its nodes.

@@ -58,16 +58,24 @@ def reference(name: str, tensors: Tensors, epsilon: float = 0.0) -> Tensors:
 
 
 def node_model(
-    name: str, shapes: list[tuple[int, ...]], epsilon: float, dtype: str, opset: int = 20
+    name: str,
+    shapes: list[tuple[int, ...]],
+    epsilon: float,
+    dtype: str,
+    opset: int = 20,
+    *,
+    static: bool = False,
 ) -> ir.Model:
-    """One node whose leading axes are dynamic; float32 outside, `dtype` inside."""
+    """One node, by default with dynamic leading axes; float32 outside, `dtype` inside."""
     inside, outside = ir.TensorType(ir.DataType[dtype]), ir.TensorType(ir.DataType.FLOAT)
 
-    def dynamic(shape: tuple[int, ...]) -> ir.Shape:
+    def shape_of(shape: tuple[int, ...]) -> ir.Shape:
+        if static:
+            return ir.Shape(shape)
         return ir.Shape([f"axis_{axis}" for axis in range(len(shape) - 1)] + list(shape[-1:]))
 
     inputs = [
-        ir.Value(name=each, type=outside, shape=dynamic(shape))
+        ir.Value(name=each, type=outside, shape=shape_of(shape))
         for each, shape in zip(INPUTS[name], shapes, strict=True)
     ]
     nodes = [ir.node("Cast", [value], {"to": int(inside.dtype)}) for value in inputs]
@@ -83,8 +91,8 @@ def node_model(
     )
     casts = [ir.node("Cast", [value], {"to": int(outside.dtype)}) for value in fused.outputs]
     for each, value, cast in zip(OUTPUTS[name], fused.outputs, casts, strict=True):
-        value.name, value.type, value.shape = f"{each}_in", inside, dynamic(shapes[0])
-        cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = each, outside, dynamic(shapes[0])
+        value.name, value.type, value.shape = f"{each}_in", inside, shape_of(shapes[0])
+        cast.outputs[0].name, cast.outputs[0].type, cast.outputs[0].shape = each, outside, shape_of(shapes[0])
     graph = ir.Graph(
         inputs,
         [cast.outputs[0] for cast in casts],
@@ -272,7 +280,9 @@ def test_wrong_shapes_are_refused(name: str, position: int, shape: tuple[int, ..
     assert reason is not None
     assert re.match(message, reason)
     with pytest.raises(EdgetxError, match=message):
-        run(name, tensors, 1e-5, native=False)
+        attach_bodies(
+            node_model(name, [tensor.shape for tensor in tensors], 1e-5, "FLOAT", static=True), "primitive"
+        )
     if library.why_not() is None:
         with pytest.raises(Exception, match=f"{name}: {message}"):
             run(name, tensors, 1e-5, native=True)
