@@ -34,7 +34,7 @@ def main() -> int:
                 rounds=options.rounds,
                 progress=lambda step: print(step, file=sys.stderr, flush=True),
             )
-        page = record.save(name, options.output)
+        page = record.save(name, options.output, Path(folder))
         print(record.to_markdown())
         print(f"written to {page}", file=sys.stderr)
         missed |= any(goal.met is False for goal in record.goals)

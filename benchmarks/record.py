@@ -59,10 +59,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
             lines += ["", f"## {title}", "", report.to_markdown().rstrip()]
         return "\n".join(lines) + "\n"
 
-    def save(self, stem: str, folder: Path = RESULTS) -> Path:
-        """Write `<stem>.json` and `<stem>.md`; returns the latter."""
+    def save(self, stem: str, folder: Path, scratch: Path) -> Path:
+        """Write `<stem>.json` and `<stem>.md` with paths relative to `scratch`; returns the latter."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = msgspec.json.format(msgspec.json.encode(self), indent=2).decode()
+        text = msgspec.json.format(msgspec.json.encode(self), indent=2).decode().replace(f"{scratch}/", "")
         (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
         page = folder / f"{stem}.md"
         page.write_text(self.to_markdown(), encoding="utf-8")
