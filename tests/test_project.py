@@ -17,7 +17,7 @@ import edgetx
 FRAMEWORKS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir", "onnxscript")
 HEAVY = (*FRAMEWORKS, "PIL", "msgspec", "numpy", "onnxruntime", "rich", "typer")
 FOLDERS = {"edgetx": "edgetx", "exporters": "edgetx.exporters", "runtimes": "edgetx.runtimes"}
-EXPORT_SIDE = ("_torchvision", "capture", "exporters", "sources", "tracing")
+EXPORT_SIDE = ("_torchvision", "capture", "exporters", "fusion", "sources", "tracing")
 EXPORT_SIDE_OF_AN_OPERATOR = ("bodies", "definition", "translation")
 
 installed = pytest.mark.skipif(
