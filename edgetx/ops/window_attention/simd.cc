@@ -26,15 +26,15 @@
 #include "hwy/foreach_target.h"  // IWYU pragma: keep
 #include "hwy/highway.h"
 
+#include "edgetx/ops/native/simd_rows-inl.h"
+
 HWY_BEFORE_NAMESPACE();
 namespace edgetx::window_attention {
 namespace HWY_NAMESPACE {
 
 namespace hn = hwy::HWY_NAMESPACE;
+using namespace edgetx::rows::HWY_NAMESPACE;  // NOLINT(google-build-using-namespace)
 
-using F = hn::CappedTag<float, kMaxLanes>;
-using Vec = hn::Vec<F>;
-constexpr size_t kLanes = HWY_MIN(hn::MaxLanes(F()), kMaxLanes);
 constexpr bool kManyRegisters = HWY_TARGET == HWY_AVX3 || HWY_ARCH_ARM_A64;
 constexpr size_t kPanel = kManyRegisters ? 4 : 2;
 // Zen 4 runs a 512-bit instruction as two, so half a vector for the last few keys saves time there.
@@ -45,31 +45,7 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 constexpr size_t Vectors(size_t count) { return (count + kLanes - 1) / kLanes; }
 constexpr bool EndsInHalf(size_t keys) { return kHalves && keys % kLanes != 0 && keys % kLanes <= kLanes / 2; }
 
-// ---- rows of any element type, from and to float32
-
-HWY_INLINE Vec LoadRow(const float* from) { return hn::LoadU(F(), from); }
-HWY_INLINE Vec LoadRow(const float* from, size_t count) { return hn::LoadN(F(), from, count); }
-HWY_INLINE void StoreRow(Vec row, float* to) { hn::StoreU(row, F(), to); }
-HWY_INLINE void StoreRow(Vec row, float* to, size_t count) { hn::StoreN(row, F(), to, count); }
-
-template <class T>
-HWY_INLINE Vec LoadRow(const T* from) {
-  return hn::PromoteTo(F(), hn::LoadU(hn::Rebind<T, F>(), from));
-}
-template <class T>
-HWY_INLINE Vec LoadRow(const T* from, size_t count) {
-  return hn::PromoteTo(F(), hn::LoadN(hn::Rebind<T, F>(), from, count));
-}
-template <class T>
-HWY_INLINE void StoreRow(Vec row, T* to) {
-  const hn::Rebind<T, F> half;
-  hn::StoreU(hn::DemoteTo(half, row), half, to);
-}
-template <class T>
-HWY_INLINE void StoreRow(Vec row, T* to, size_t count) {
-  const hn::Rebind<T, F> half;
-  hn::StoreN(hn::DemoteTo(half, row), half, to, count);
-}
+// ---- rows
 
 // `count` elements times `factor`; writes whole vectors, zeros past `count`.
 template <class T>
