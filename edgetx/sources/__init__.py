@@ -7,7 +7,9 @@ SOURCE is one of:
 - `torchvision:NAME`;
 - `hf:ORGANISATION/NAME[@REVISION]`, or a local folder in transformers' (or timm's) layout; options replace
   settings of its configuration, and `architecture=CLASS` the class of transformers to build;
-- a `.pth`, `.pt` or `.safetensors` checkpoint; `PATH?model=SOURCE` (or `--model SOURCE`) names its model;
+- `spandrel:ID?option=value&...`, an image restoration architecture with random weights;
+- a `.pth`, `.pt` or `.safetensors` checkpoint, recognised by its weights: spandrel's image restoration models
+  and what the exporters know; else `PATH?model=SOURCE` (or `--model SOURCE`) names its model;
 - `module:function`, a Python function without arguments that returns an `nn.Module`;
 - a known name such as `swin_tiny`, from the architectures' presets.
 """
@@ -24,9 +26,10 @@ from typing import Any
 import torch
 
 from edgetx._torchvision import install as install_torchvision_schemas
-from edgetx.core import Architecture, IOSpec, Processor, Reference, TensorSpec
+from edgetx.core import Architecture, IOSpec, Reference, TensorSpec
 from edgetx.errors import SourceError
 from edgetx.exporters import architectures, fallback, find
+from edgetx.processors import ImageRestoration
 from edgetx.sources import _checkpoint, _function, _inputs
 from edgetx.sources._grammar import FORMS, Parsed, parse
 from edgetx.sources._loaded import ImageSettings, Loaded, StateDict, first_line, seeded
@@ -166,6 +169,12 @@ def _load(
         return _transformers.load(
             parsed.name, parsed.options, pretrained=pretrained, state_dict=state_dict, checkpoint=checkpoint
         )
+    if parsed.kind == "spandrel":
+        from edgetx.sources import _spandrel
+
+        return _spandrel.load(
+            parsed.name, parsed.options, pretrained=pretrained, state_dict=state_dict, checkpoint=checkpoint
+        )
     path = Path(parsed.name)
     if path.is_dir():
         if _is_timm_folder(path):
@@ -198,11 +207,7 @@ def _load_checkpoint(path: Path, model: str | None) -> Loaded:
     else:
         recognised = _recognise(state_dict)
         if recognised is None:
-            raise SourceError(
-                f"no exporter recognises the weights in {path} (they begin with "
-                f"{', '.join(list(state_dict)[:3])}); say which model they belong to: --model timm:NAME, "
-                "--model hf:ID, --model torchvision:NAME or --model module:function"
-            )
+            return _load_restoration(path, state_dict, notes)
         state_dict, model, options = recognised
         target = parse(model)
         target = Parsed(target.kind, target.name, {**target.options, **options})
@@ -213,6 +218,22 @@ def _load_checkpoint(path: Path, model: str | None) -> Loaded:
         return Loaded(module, path.stem, "checkpoint", *_images_of(module, notes))
     loaded = _load(target, pretrained=False, state_dict=state_dict, checkpoint=str(path))
     loaded.name = path.stem
+    loaded.notes[:0] = notes
+    return loaded
+
+
+def _load_restoration(path: Path, state_dict: StateDict, notes: list[str]) -> Loaded:
+    """The restoration model that spandrel recognises, or the error that nobody recognises the weights."""
+    from edgetx.sources import _spandrel
+
+    if _spandrel.recognise(state_dict) is None:
+        close = _spandrel.closest(state_dict)
+        raise SourceError(
+            f"no exporter recognises the weights in {path} (they begin with "
+            f"{', '.join(list(state_dict)[:3])}{f'; {close}' if close else ''}); say which model they belong "
+            "to: --model timm:NAME, --model hf:ID, --model torchvision:NAME or --model module:function"
+        )
+    loaded = _spandrel.load_checkpoint(state_dict, name=path.stem, checkpoint=str(path))
     loaded.notes[:0] = notes
     return loaded
 
@@ -268,18 +289,17 @@ def _reference(
     example = _inputs.positional(module, example)
     architecture = find(module)
     io = _describe(architecture, module, inputs, example, loaded.images)
-    processor: Processor | None = None
     samples: list[dict[str, Any]] = []
     if example is not None:
         samples.append(_inputs.given(module, example, io))
-    if loaded.images is not None:
+    processor = architecture.processor(module)
+    if isinstance(processor, ImageRestoration):
+        samples += _inputs.pictures(processor, io, [Path(image) for image in images])
+    elif loaded.images is not None:
         classifier = getattr(module, "num_classes", None) != 0
         processor = image_processor = _inputs.processor_for(loaded.images, io, notes, classifier=classifier)
         if image_processor is not None:
-            from edgetx.samples import photographs
-
-            paths = [Path(image) for image in images] or photographs()
-            samples += _inputs.photographs(image_processor, io, paths)
+            samples += _inputs.photographs(image_processor, io, [Path(image) for image in images])
     if images and processor is None:
         raise SourceError(
             f"images were given, but {loaded.name} has no image processor (its inputs: "

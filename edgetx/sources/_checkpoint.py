@@ -109,6 +109,8 @@ def _unwrap(stored: Any, path: Path) -> tuple[dict[str, torch.Tensor], list[str]
     notes: list[str] = []
     while isinstance(stored, Mapping):
         nested = next((key for key in NESTING if isinstance(stored.get(key), Mapping) and stored[key]), None)
+        if nested is None and len(stored) == 1:
+            nested = next((key for key, value in stored.items() if isinstance(value, Mapping)), None)
         if nested is None:
             break
         others = [key for key in NESTING if key != nested and isinstance(stored.get(key), Mapping)]

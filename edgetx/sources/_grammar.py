@@ -10,15 +10,15 @@ from typing import Any, Literal
 
 from edgetx.errors import SourceError
 
-Kind = Literal["timm", "torchvision", "hf", "file", "function", "name"]
+Kind = Literal["timm", "torchvision", "hf", "spandrel", "file", "function", "name"]
 
 FORMS = (
-    "timm:NAME[?option=value&...], torchvision:NAME, hf:ID or a transformers folder, "
+    "timm:NAME[?option=value&...], torchvision:NAME, hf:ID or a transformers folder, spandrel:ID, "
     "a .pth/.pt/.safetensors checkpoint, module:function, or a known name such as swin_tiny"
 )
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")
 
-_LIBRARY = re.compile(r"^(timm|torchvision|hf):(.*)$", re.DOTALL)
+_LIBRARY = re.compile(r"^(timm|torchvision|hf|spandrel):(.*)$", re.DOTALL)
 _FUNCTION = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
 _NAME = re.compile(r"^[A-Za-z0-9][\w.\-]*$")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}

@@ -12,13 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgetx import samples
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.errors import SourceError
-from edgetx.processors import ImageClassification, ImageFeatures, numpy_dtype
+from edgetx.processors import ImageClassification, ImageFeatures, ImageRestoration, numpy_dtype
 from edgetx.sources._loaded import SEED, ImageSettings
 
 Feeds = dict[str, Any]
 ImageProcessor = ImageClassification | ImageFeatures
+
+PICTURES = ((64, 64), (40, 72), (37, 51), (5, 9))
+"""Height and width of a restoration model's samples: square, landscape, odd, smaller than a window."""
 
 SCALES = ((8 / 7, 19 / 14), (1.0, 8 / 7))
 """Height and width of the further samples, relative to the model's own: 224 becomes 256x304, then 224x256."""
@@ -67,10 +71,14 @@ def image_example(settings: ImageSettings) -> torch.Tensor:
 def photographs(processor: ImageProcessor, io: IOSpec, paths: Sequence[Path]) -> list[Feeds]:
     """Photographs as feeds: one alone, two as a batch, and one at every other size that the model takes.
 
+    Args:
+        paths: the user's photographs; none for the built-in ones.
+
     Raises:
         InputError: a file is no image, see `edgetx.processors.load_image`.
     """
     spec = io.inputs[0]
+    paths = paths or samples.photographs()
     singles = [processor.preprocess(str(path), io)[spec.name] for path in paths]
     feeds, used = [{spec.name: singles[0]}], 1
     if isinstance(spec.shape[0], str):
@@ -82,6 +90,41 @@ def photographs(processor: ImageProcessor, io: IOSpec, paths: Sequence[Path]) ->
         feeds.append({spec.name: other.preprocess(str(paths[used % len(paths)]), io)[spec.name]})
         used += 1
     feeds.extend({spec.name: single} for single in singles[used:])
+    return feeds
+
+
+def pictures(processor: ImageRestoration, io: IOSpec, paths: Sequence[Path]) -> list[Feeds]:
+    """Crops of photographs as feeds for a restoration model: `PICTURES` in turn, the second one twice over.
+
+    A photograph that is smaller than a crop is used as it is. Where the model's sizes are fixed, all crops
+    have that size, continued by reflection.
+
+    Raises:
+        InputError: a file is no image, see `edgetx.processors.load_image`.
+    """
+    spec = io.inputs[0]
+    paths = paths or samples.photographs()
+    feeds: list[Feeds] = []
+    for index, wanted in enumerate(PICTURES):
+        whole = processor.preprocess(str(paths[index % len(paths)]), io)
+        cropped: Feeds = {}
+        for name, plane in whole.items():
+            height, width = (
+                dim if isinstance(dim, int) else _allowed(size, io.symbols.get(dim, SymbolRange()))
+                for dim, size in zip(spec.shape[2:], wanted, strict=True)
+            )
+            top, left = (
+                max((own - size) // 2, 0) for own, size in zip(plane.shape[-2:], (height, width), strict=True)
+            )
+            part = plane[..., top : top + height, left : left + width]
+            missing = [(0, 0)] * (part.ndim - 2) + [
+                (0, size - own) for own, size in zip(part.shape[-2:], (height, width), strict=True)
+            ]
+            fixed = all(isinstance(dim, int) for dim in spec.shape[2:])
+            cropped[name] = np.ascontiguousarray(np.pad(part, missing, "symmetric") if fixed else part)
+        feeds.append(cropped)
+    if isinstance(spec.shape[0], str):
+        feeds[1] = {key: np.concatenate([plane, plane[..., ::-1]]) for key, plane in feeds[1].items()}
     return feeds
 
 

@@ -1,0 +1,33 @@
+"""CRAFT as spandrel loads it: any size, one dynamic file, few nodes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+SMALL = {
+    "depths": [1, 1],
+    "embed_dim": 16,
+    "num_heads": [4, 2],
+    "window_size": 8,
+    "split_size_0": 2,
+    "split_size_1": 8,
+}
+SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"upscale": 2},
+        {"upscale": 4, "embed_dim": 48, "mlp_ratio": 3.0, "window_size": 16, "split_size_1": 16},
+        {"upscale": 3, "resi_connection": "identity", "in_chans": 1, "qkv_bias": False},
+    ],
+)
+def test_configuration(settings: dict[str, Any], restores: Any) -> None:
+    _, model = restores("CRAFT", {**SMALL, **settings}, SIZES)
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts["WindowAttention"] == 8
+    assert counts["DepthwiseConv"] == 16
