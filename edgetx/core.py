@@ -245,6 +245,10 @@ class Architecture(ABC):
     def rewrite(self, module: torch.nn.Module) -> Rewrite:
         """A copy that shares the weights and calls edgetx operators; `module` itself is not changed."""
 
+    def processor(self, module: torch.nn.Module) -> Processor | None:
+        """The processor that goes with `module`; None leaves it to the library that the model came from."""
+        return None
+
     def source_from_state_dict(self, state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
         """SOURCE and keyword arguments of the model that a bare checkpoint fits; None for another family."""
         return None
@@ -324,7 +328,12 @@ class Runtime(ABC):
 
 @dataclass(frozen=True, slots=True)
 class OutputVerdict:
-    """How one output compares with the reference over all golden cases (largest error, lowest cosine)."""
+    """How one output compares with the reference over all golden cases (largest error, lowest cosine).
+
+    Attributes:
+        psnr: lowest PSNR in dB of an output that is an image; infinite where all are equal.
+        ssim: lowest SSIM of an output that is an image; None where a side is shorter than SSIM's window.
+    """
 
     name: str
     max_abs: float
@@ -333,6 +342,7 @@ class OutputVerdict:
     tolerance: float
     passed: bool
     psnr: float | None = None
+    ssim: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Neighbouring standard operators of a traced graph become one edgetx operator that moves fewer bytes.
 
     BiasGelu   gelu(x + bias)
-    AddNorm    s = x + (branch + bias);  n = LayerNorm(s)          pre-norm residual: s and n are both used
+    AddNorm    s = x + (branch + bias);  n = LayerNorm(s)          pre-norm residual: s and n are both used;
+                                                                   a branch without bias gets zeros
     NormAdd    x + LayerNorm(branch + bias)                        post-norm residual
 
 Each rule starts at the last node of its pattern and leaves the graph alone unless every condition holds: the
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import onnx_ir as ir
 
 from edgetx.ops import DOMAIN, VERSION
@@ -63,7 +65,9 @@ def _add_norm(norm: ir.Node) -> bool:
             inputs = [x, unbiased, bias, *vectors]
             _replace([bias_add, add, norm], "AddNorm", inputs, [total, norm.outputs[0]], [_epsilon(norm)])
             return True
-    return False
+    inputs = [left, right, _zeros(vectors[0]), *vectors]
+    _replace([add, norm], "AddNorm", inputs, [total, norm.outputs[0]], [_epsilon(norm)])
+    return True
 
 
 def _norm_add(norm: ir.Node) -> bool:
@@ -128,6 +132,17 @@ def _norm_vectors(norm: ir.Node) -> tuple[ir.Value, ir.Value] | None:
 def _epsilon(norm: ir.Node) -> ir.Attr:
     given = norm.attributes.get("epsilon")
     return ir.AttrFloat32("epsilon", 1e-5 if given is None else given.as_float())
+
+
+def _zeros(like: ir.Value) -> ir.Value:
+    """The bias of a branch that has none: a vector of zeros, one for all nodes of its size and dtype."""
+    graph, dtype = like.graph, like.dtype
+    assert graph is not None and like.shape is not None and dtype is not None
+    name = f"edgetx.zeros_{like.shape[0]}_{dtype.name.lower()}"
+    if name not in graph.initializers:
+        zeros = ir.tensor(np.zeros(tuple(like.shape), dtype.numpy()), dtype=dtype, name=name)
+        graph.register_initializer(ir.val(name, const_value=zeros))
+    return graph.initializers[name]
 
 
 def _is_vector(value: ir.Value | None, size: object) -> bool:

@@ -121,6 +121,7 @@ class OutputVerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unkno
     tolerance: _Number
     passed: bool
     psnr: _Number | None = None
+    ssim: _Number | None = None
 
 
 class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -144,6 +145,7 @@ class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
                     tolerance=_to_json(output.tolerance),
                     passed=output.passed,
                     psnr=None if output.psnr is None else _to_json(output.psnr),
+                    ssim=None if output.ssim is None else _to_json(output.ssim),
                 )
                 for output in verdict.outputs
             ),
@@ -164,6 +166,7 @@ class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
                     tolerance=float(output.tolerance),
                     passed=output.passed,
                     psnr=None if output.psnr is None else float(output.psnr),
+                    ssim=None if output.ssim is None else float(output.ssim),
                 )
                 for output in self.outputs
             ),

@@ -108,10 +108,29 @@ def export_reference(
     force: bool = False,
     progress: Progress = _silent,
 ) -> Package:
-    """`export` for a Reference that is loaded already."""
-    from edgetx import capture, exporters
+    """`export` for a Reference that is loaded already.
+
+    A restoration model that no exporter knows and that PyTorch cannot trace at any size is exported at one
+    size instead, which tiles fill; a note says so.
+    """
+    from edgetx import sources
 
     folder = Path(output) if output is not None else Path(f"{reference.name}.edgetx")
+    try:
+        return _export(reference, folder, bodies=bodies, force=force, progress=progress)
+    except (ExportError, VerificationError) as error:
+        fixed = sources.at_fixed_size(reference, str(error))
+        if fixed is None:
+            raise
+    progress("exporting at one size, for tiles")
+    return _export(fixed, folder, bodies=bodies, force=force, progress=progress)
+
+
+def _export(
+    reference: Reference, folder: Path, *, bodies: Bodies, force: bool, progress: Progress
+) -> Package:
+    from edgetx import capture, exporters
+
     with packages.create(folder, force=force) as draft:
         progress("running the PyTorch model on the golden inputs")
         cases = _golden(reference)

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgetx import quality
 from edgetx.core import OutputVerdict, Target, Verdict
 from edgetx.errors import EdgetxError, UnavailableError
 from edgetx.package import Package
+from edgetx.processors import ImageRestoration
 from edgetx.runtimes import load
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 TOLERANCE: Mapping[str, float] = {"float32": 1e-5, "float64": 1e-5, "float16": 1e-2, "bfloat16": 8e-2}
 """Largest accepted absolute error by dtype, for outputs of order 1; it grows with the largest value."""
+IMAGE_TOLERANCE: Mapping[str, float] = {**TOLERANCE, "float32": 1e-4, "float64": 1e-4}
+"""The same for outputs that are images, as a share of their value range; it does not grow beyond that."""
 
 
 def verify(
@@ -58,12 +62,36 @@ def verify(
         raise
     except EdgetxError as error:
         return Verdict(outputs=(), cases=len(cases), ran_on=ran_on, error=str(error))
-    return compare([case.outputs for case in cases], actual, tolerance=tolerance_of(package), ran_on=ran_on)
+    return compare(
+        [case.outputs for case in cases],
+        actual,
+        tolerance=tolerance_of(package),
+        ran_on=ran_on,
+        images=images_of(package),
+    )
 
 
 def tolerance_of(package: Package) -> float:
     """The largest accepted absolute error of outputs of order 1, by the package's precision."""
     return TOLERANCE[package.manifest.precision]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageOutput:
+    """An output that is a picture: the value of white, and the largest accepted absolute error."""
+
+    value_range: float
+    tolerance: float
+
+
+def images_of(package: Package) -> dict[str, ImageOutput]:
+    """The outputs that are pictures: the one of an image restoration package."""
+    processor = package.processor
+    if not isinstance(processor, ImageRestoration):
+        return {}
+    name = processor.output if processor.output is not None else package.io.outputs[0].name
+    white = processor.value_range
+    return {name: ImageOutput(white, white * IMAGE_TOLERANCE[package.manifest.precision])}
 
 
 def compare(
@@ -72,13 +100,22 @@ def compare(
     *,
     tolerance: float,
     ran_on: Mapping[str, str],
+    images: Mapping[str, ImageOutput] | None = None,
 ) -> Verdict:
-    """Judge `actual` against `expected`, case by case and output by output (the worst case counts)."""
+    """Judge `actual` against `expected`, case by case and output by output (the worst case counts).
+
+    `images` names the outputs that are pictures: they are held to its tolerance, and get PSNR and SSIM.
+    """
     names = list(expected[0])
     verdicts = []
     for name in names:
         pairs = [(case[name], result[name]) for case, result in zip(expected, actual, strict=True)]
-        errors = [measure(reference, result, tolerance) for reference, result in pairs]
+        image = (images or {}).get(name)
+        if image is None:
+            errors = [measure(reference, result, tolerance) for reference, result in pairs]
+        else:
+            errors = [measure(reference, result, image.tolerance, grows=False) for reference, result in pairs]
+        psnr, ssim = (None, None) if image is None else _likeness(pairs, image.value_range)
         worst = max(errors, key=lambda error: error.excess)
         verdicts.append(
             OutputVerdict(
@@ -88,9 +125,25 @@ def compare(
                 cosine=min(error.cosine for error in errors),
                 tolerance=worst.tolerance,
                 passed=all(error.passed for error in errors),
+                psnr=psnr,
+                ssim=ssim,
             )
         )
     return Verdict(outputs=tuple(verdicts), cases=len(expected), ran_on=ran_on)
+
+
+def _likeness(
+    pairs: Sequence[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]], value_range: float
+) -> tuple[float | None, float | None]:
+    """The lowest PSNR and SSIM over the cases of equal shape; NaN where an output holds NaN."""
+    equal = [(reference, actual) for reference, actual in pairs if reference.shape == actual.shape]
+    psnrs = [quality.psnr(reference, actual, data_range=value_range) for reference, actual in equal]
+    ssims = [quality.ssim(reference, actual, data_range=value_range) for reference, actual in equal]
+    return _lowest(psnrs), _lowest([ssim for ssim in ssims if ssim is not None])
+
+
+def _lowest(values: Sequence[float]) -> float | None:
+    return min(values, key=lambda value: value if value == value else float("-inf"), default=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +166,13 @@ class Difference:
         return self.excess <= 1.0
 
 
-def measure(reference: np.ndarray[Any, Any], actual: np.ndarray[Any, Any], tolerance: float) -> Difference:
+def measure(
+    reference: np.ndarray[Any, Any], actual: np.ndarray[Any, Any], tolerance: float, *, grows: bool = True
+) -> Difference:
     """Compare `actual` with `reference` in float64.
 
-    `tolerance` holds for values of order 1 and grows with the largest reference value, as rounding errors
-    do; tensors of integers and booleans must be equal.
+    `tolerance` holds for values of order 1 and, if it `grows`, is multiplied with a larger largest reference
+    value, as rounding errors are; tensors of integers and booleans must be equal.
     """
     import numpy as np
 
@@ -134,7 +189,7 @@ def measure(reference: np.ndarray[Any, Any], actual: np.ndarray[Any, Any], toler
         max_abs=max_abs,
         max_rel=max_abs / largest if largest else max_abs,
         cosine=float(want @ got) / norms if norms else float(max_abs == 0.0),
-        tolerance=0.5 if exact else tolerance * max(1.0, largest),
+        tolerance=0.5 if exact else tolerance * max(1.0, largest) if grows else tolerance,
     )
 
 

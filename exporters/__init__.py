@@ -18,6 +18,14 @@ if TYPE_CHECKING:
 _TABLE = {
     "swin": "edgetx.exporters.swin:Swin",
     "swinv2": "edgetx.exporters.swinv2:SwinV2",
+    "swinir": "edgetx.exporters.swinir:SwinIR",
+    "swin2sr": "edgetx.exporters.swin2sr:Swin2SR",
+    "craft": "edgetx.exporters.craft:CRAFT",
+    "hat": "edgetx.exporters.hat:HAT",
+    "drct": "edgetx.exporters.drct:DRCT",
+    "dat": "edgetx.exporters.dat:DAT",
+    "rgt": "edgetx.exporters.rgt:RGT",
+    "rat": "edgetx.exporters.rat:Rat",
 }
 _GENERIC = "edgetx.exporters.generic:GenericArchitecture"
 

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
-from edgetx.exporters import _modules
 from edgetx.processors import ImageRestoration
 
 INPUT, OUTPUT = "image", "restored"
@@ -57,9 +56,9 @@ class ImageModel(nn.Module):
         out: Tensor = self.model(extend(image, rows, columns))
         return crop(out, self.scale * height, self.scale * width)
 
-    def io(self) -> IOSpec:
-        """Pictures of any size in and out."""
-        return image_io(self, self.channels, SymbolRange())
+    def io(self, size: int | None = None) -> IOSpec:
+        """Pictures of any size in and out, or of `size` x `size`."""
+        return image_io(self, self.channels, SymbolRange() if size is None else size)
 
     def processor(self, *, tile_multiple: int | None = None, halo: int = HALO) -> ImageRestoration:
         """What reads and writes the pictures; tiles are multiples of `tile_multiple` with `halo` around."""
@@ -109,9 +108,24 @@ def crop(image: Tensor, height: Any, width: Any) -> Tensor:
     return image[..., :height, :width]
 
 
-def image_io(module: nn.Module, channels: int, size: SymbolRange) -> IOSpec:
-    """Float32 pictures `image[batch, channels, height, width]` in, `restored` out, both sides of `size`."""
-    symbols = {"batch": SymbolRange(), "height": size, "width": size}
-    spec = TensorSpec(INPUT, "float32", ("batch", channels, "height", "width"))
-    outputs = _modules.output_specs(module, (spec,), symbols, lambda _name: OUTPUT)
-    return IOSpec((spec,), outputs, symbols)
+def image_io(model: Any, channels: int, size: SymbolRange | int) -> IOSpec:
+    """Float32 pictures `image[batch, channels, height, width]` in, `restored` out, both sides of `size`.
+
+    Args:
+        model: its `scale` and `out_channels` say what comes out; by default 1 and `channels`. It is not run:
+            some models of spandrel change themselves when they are.
+    """
+    symbols = {"batch": SymbolRange()}
+    inputs: tuple[int | str, ...] = ("height", "width")
+    outputs: tuple[int | str, ...] = (f"{OUTPUT}_height", f"{OUTPUT}_width")
+    scale = getattr(model, "scale", 1)
+    if isinstance(size, int):
+        inputs, outputs = (size, size), (scale * size, scale * size)
+    else:
+        symbols |= {"height": size, "width": size}
+        outputs = inputs if scale == 1 else outputs
+    return IOSpec(
+        (TensorSpec(INPUT, "float32", ("batch", channels, *inputs)),),
+        (TensorSpec(OUTPUT, "float32", ("batch", getattr(model, "out_channels", channels), *outputs)),),
+        symbols,
+    )

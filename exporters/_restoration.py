@@ -93,9 +93,9 @@ class Trunk(nn.Module):
         centred = mean is not None and bool(mean.any())
         self.register_buffer("mean", mean.detach().clone() if centred and mean is not None else None)
 
-    def geometry(self) -> dict[str, int]:
-        """The settings of an `ImageModel` around it."""
-        return {"scale": self.scale, "channels": self.channels, "out_channels": self.out_channels}
+    def as_image_model(self) -> ImageModel:
+        """The same for pictures of any size."""
+        return ImageModel(self, scale=self.scale, channels=self.channels, out_channels=self.out_channels)
 
     def forward(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]
@@ -127,7 +127,8 @@ class ResidualTail(InputTail):
         self.last = last
 
     def forward(self, features: Tensor, picture: Tensor, _height: Any, _width: Any) -> Tensor:
-        return picture + self.last(features)
+        out: Tensor = picture + self.last(features)
+        return out
 
 
 class NearestTail(nn.Module):
@@ -192,7 +193,7 @@ class RestorationFamily(Architecture):
         if isinstance(rewritten, ImageModel) and isinstance(rewritten.model, Trunk):
             trunk = rewritten.model
         elif isinstance(rewritten, Trunk):
-            trunk, rewritten = rewritten, ImageModel(rewritten, **rewritten.geometry())
+            trunk, rewritten = rewritten, rewritten.as_image_model()
         else:
             return None
         return rewritten.processor(tile_multiple=trunk.multiple, halo=trunk.halo)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -156,6 +157,12 @@ def gather_bias(table: Tensor, index: Tensor, window: tuple[int, int]) -> Tensor
     """`[h, N, N]` from a `[entries, h]` table of relative positions and its index of N·N entries."""
     tokens = window[0] * window[1]
     return table[index.reshape(-1)].reshape(tokens, tokens, -1).permute(2, 0, 1)
+
+
+def continuous_bias(mlp: nn.Module, attn: Any, window: tuple[int, int]) -> Tensor:
+    """SwinV2's continuous relative position bias, `16·sigmoid(mlp(log-spaced offsets))`, `[h, N, N]`."""
+    table = mlp(attn.relative_coords_table).flatten(0, 2)
+    return 16 * torch.sigmoid(gather_bias(table, attn.relative_position_index, window))
 
 
 def logit_scale(parameter: Tensor) -> Tensor:

@@ -75,10 +75,10 @@ class HighFrequency(nn.Module):
         self.pool = module.max_pool
         self.fc = module.fc
         self.last = module.last_fc
-        self.half = module.mid_dim
+        self.half_channels = module.mid_dim
 
     def forward(self, x: Tensor) -> Tensor:
-        local, high = x.split(self.half, dim=1)
+        local, high = torch.split(x, self.half_channels, dim=1)
         both = torch.cat([self.conv(local), self.fc(self.pool(high))], dim=1)
         out: Tensor = self.last(nn.functional.gelu(both))
         return x + out
@@ -108,11 +108,11 @@ class ChannelAttention(nn.Module):
     def forward(self, low: Tensor, high: Tensor) -> Tensor:
         q = self.q_local(self.q(high)).flatten(1, 2)
         kv = self.kv_local(self.kv(low))
-        k, v = kv.flatten(1, 2).split(self.channels, dim=-1)
+        k, v = torch.split(kv.flatten(1, 2), self.channels, dim=-1)
         norms = vector_norm(q, dim=1)[:, :, None] * vector_norm(k, dim=1, keepdim=True)
         products = q.transpose(1, 2) @ k * self.temperature / norms.clamp(min=1e-24)
         weights = self.out.weight @ (products + self.mask).softmax(dim=-1)
-        mixed = (v @ weights.transpose(1, 2)).reshape(low.shape)
+        mixed: Tensor = (v @ weights.transpose(1, 2)).reshape(low.shape)
         return mixed if self.out.bias is None else mixed + self.out.bias
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgetx.core import Architecture, IOSpec, Rewrite, SymbolRange, TensorSpec
+from edgetx.core import Architecture, IOSpec, Processor, Rewrite, SymbolRange, TensorSpec
 from edgetx.errors import ExportError
 from edgetx.exporters import _modules
+from edgetx.exporters._pictures import ImageModel
 
 
 class GenericArchitecture(Architecture):
@@ -29,8 +30,13 @@ class GenericArchitecture(Architecture):
         """See `describe`."""
         return describe(_modules.clone(module), example)
 
+    def processor(self, module: nn.Module) -> Processor | None:
+        """A restoration model that no exporter knows still takes and gives pictures."""
+        return module.processor() if isinstance(module, ImageModel) else None
+
     def rewrite(self, module: nn.Module) -> Rewrite:
-        note = f"no exporter recognised {type(module).__name__}: exported as it is, without edgetx operators"
+        model = module.model if isinstance(module, ImageModel) else module
+        note = f"no exporter recognised {type(model).__name__}: exported as it is, without edgetx operators"
         return Rewrite(_modules.clone(module), (), (note,))
 
 
@@ -46,6 +52,8 @@ def describe(module: nn.Module, example: Any | None) -> IOSpec:
     Raises:
         ExportError: there is no example, or the model does not run on it.
     """
+    if example is None and isinstance(module, ImageModel):
+        return module.io()
     specs, are_tensors = _inputs(module, example)
     symbols = {dim: SymbolRange() for spec in specs for dim in spec.shape if isinstance(dim, str)}
     if are_tensors and (batched := _batched(specs)) is not None:

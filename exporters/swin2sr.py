@@ -42,9 +42,10 @@ def _block(module: Any) -> nn.Module:
     return Block(module.norm1, attention, module.norm2, module.mlp, post_norm=True)
 
 
-def _then_pointwise(conv: nn.Module, projection: nn.Conv2d) -> nn.Module:
+def _then_pointwise(conv: nn.Module, projection: Any) -> nn.Module:
     """`conv` and the 1x1 convolution that Swin2SR's patch embedding puts after it, as one."""
-    *before, last = conv if isinstance(conv, nn.Sequential) else (conv,)
+    layers: list[Any] = list(conv) if isinstance(conv, nn.Sequential) else [conv]
+    *before, last = layers
     mixed = projection.weight[:, :, 0, 0]
     folded = nn.Conv2d(
         last.in_channels, projection.out_channels, last.kernel_size, padding=last.padding, device="meta"

@@ -10,23 +10,17 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from edgetx.exporters import _checkpoints, _timm, _torchvision, _transformers
 from edgetx.exporters._family import WindowedFamily
-from edgetx.exporters._windowed import Block, WindowAttention, gather_bias, linear, logit_scale
+from edgetx.exporters._windowed import Block, WindowAttention, continuous_bias, linear, logit_scale
 from edgetx.ops.window_attention import WindowAttentionAttributes
 
 _HF = "transformers.models.swinv2.modeling_swinv2"
 _TORCHVISION = "torchvision.models.swin_transformer"
 _V2 = "timm.models.swin_transformer_v2"
 _CR = "timm.models.swin_transformer_v2_cr"
-
-
-def _continuous_bias(mlp: nn.Module, attn: Any, window: tuple[int, int]) -> Tensor:
-    """The continuous relative position bias, `16·sigmoid(mlp(log-spaced offsets))`, `[h, N, N]`."""
-    table = mlp(attn.relative_coords_table).flatten(0, 2)
-    return 16 * torch.sigmoid(gather_bias(table, attn.relative_position_index, window))
 
 
 def _timm_block(module: Any) -> nn.Module:
@@ -38,7 +32,7 @@ def _timm_block(module: Any) -> nn.Module:
             linear(attn.qkv.weight, bias),
             attn.proj,
             _timm.attributes(module, module.input_resolution, scale=1.0, qk_norm="l2"),
-            _continuous_bias(attn.cpb_mlp, attn, tuple(attn.window_size)),
+            continuous_bias(attn.cpb_mlp, attn, tuple(attn.window_size)),
             logit_scale(attn.logit_scale),
         ),
         post_norm=True,
@@ -74,7 +68,7 @@ def _torchvision_block(module: Any) -> nn.Module:
             qkv,
             attn.proj,
             _torchvision.attributes(attn, scale=1.0, qk_norm="l2"),
-            _continuous_bias(attn.cpb_mlp, attn, tuple(attn.window_size)),
+            continuous_bias(attn.cpb_mlp, attn, tuple(attn.window_size)),
             logit_scale(attn.logit_scale),
         ),
         post_norm=True,
@@ -100,7 +94,7 @@ def _transformers_block(layer: Any, index: int, keep_shift: bool) -> nn.Module:
         _transformers.pack(inner.query, inner.key, inner.value),
         layer.attention.output.dense,
         attributes,
-        _continuous_bias(inner.continuous_position_bias_mlp, inner, window),
+        continuous_bias(inner.continuous_position_bias_mlp, inner, window),
         logit_scale(inner.logit_scale),
     )
     mlp = nn.Sequential(layer.intermediate, layer.output)

@@ -69,6 +69,17 @@ def test_residual_branches_are_fused_and_give_the_same_numbers(post, expected, t
     np.testing.assert_allclose(actual, module(example).detach().numpy(), rtol=0, atol=2e-6)
 
 
+def test_a_branch_without_bias_gets_zeros(tmp_path):
+    module = Residual(False)
+    module.second = nn.Linear(24, 8, bias=False)
+    model, example = export(module, 2, 5, 8)
+    assert counts(model) == {"BiasGelu": 1, "AddNorm": 1}
+    capture.save(model, tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx", providers=["CPUExecutionProvider"])
+    (actual,) = session.run(None, {session.get_inputs()[0].name: example.numpy()})
+    np.testing.assert_allclose(actual, module(example).detach().numpy(), rtol=0, atol=2e-6)
+
+
 def test_what_is_used_elsewhere_or_broadcast_is_left_alone():
     model, _ = export(Shared(), 2, 5, 8)
     assert counts(model) == {}

@@ -26,7 +26,7 @@ IO = IOSpec(
     symbols={"batch": SymbolRange(1, 8), "height": SymbolRange(8, None, 4)},
 )
 VERDICT = Verdict(
-    outputs=(OutputVerdict("logits", 1e-6, float("inf"), 1.0, 1e-5, True, psnr=float("inf")),),
+    outputs=(OutputVerdict("logits", 1e-6, float("inf"), 1.0, 1e-5, True, psnr=float("inf"), ssim=1.0),),
     cases=1,
     ran_on={"engine": "ONNX Runtime"},
 )

@@ -203,7 +203,7 @@ def test_a_corrupt_image(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "is not an image that Pillow can read; use a PNG"),
+        (b"", r"is empty \(0 bytes\); get a fresh copy"),
         (b"hello", "is not an image that Pillow can read; use a PNG"),
         (
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgetx.verification import compare, measure
+from edgetx.verification import ImageOutput, compare, measure
 
 
 def array(*values, dtype="float32"):
@@ -53,3 +53,38 @@ def test_no_outputs_do_not_pass():
     from edgetx.core import Verdict
 
     assert not Verdict(outputs=(), cases=0, ran_on={}).passed
+
+
+def test_pictures_have_a_fixed_tolerance_psnr_and_ssim():
+    picture = ImageOutput(value_range=255.0, tolerance=255e-4)
+    reference = np.random.default_rng(0).uniform(0, 2550, (1, 3, 16, 16))  # far outside the range
+    for error, passed in ((0.025, True), (0.026, False)):
+        verdict = compare(
+            [{"out": reference}] * 2,
+            [{"out": reference}, {"out": reference + error}],
+            tolerance=1e-5,
+            ran_on={},
+            images={"out": picture},
+        )
+        (output,) = verdict.outputs
+        assert output.passed is passed
+        assert output.tolerance == 255e-4
+        assert output.psnr == pytest.approx(20 * np.log10(255 / error))
+        assert output.ssim == pytest.approx(1.0)
+
+
+def test_other_outputs_have_no_psnr():
+    values = {"out": array(1.0)}
+    (output,) = compare([values], [values], tolerance=1e-5, ran_on={}).outputs
+    assert output.psnr is None and output.ssim is None
+
+
+def test_a_nan_is_the_lowest_psnr_and_other_shapes_have_none():
+    good, broken = np.zeros((1, 3, 16, 16)), np.full((1, 3, 16, 16), np.nan)
+    images = {"out": ImageOutput(1.0, 1e-4)}
+    cases = [{"out": good}] * 2
+    verdict = compare(cases, [{"out": broken}, {"out": good}], tolerance=1e-5, ran_on={}, images=images)
+    assert np.isnan(verdict.outputs[0].psnr) and not verdict.passed
+    small = [{"out": good[..., :8]}] * 2
+    verdict = compare(cases, small, tolerance=1e-5, ran_on={}, images=images)
+    assert verdict.outputs[0].psnr is None and not verdict.passed

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from edgetx import __version__
 from edgetx.cli import check, describe, make
+from edgetx.cli import run as running
 from edgetx.cli.console import say
 from edgetx.errors import EdgetxError
 
@@ -112,7 +113,7 @@ app.command()(make.deploy)
 app.command()(make.export)
 app.command()(check.verify)
 app.command()(check.bench)
-app.command()(check.run)
+app.command()(running.run)
 app.command()(describe.inspect)
 app.command("list")(describe.list_)
 app.command()(describe.doctor)

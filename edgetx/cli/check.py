@@ -1,4 +1,4 @@
-"""`verify`, `bench` and `run`: what a package does on this machine."""
+"""`verify` and `bench`: what a package does on this machine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from edgetx.cli import options
-from edgetx.cli.console import Progress, emit_json, place, quiet_stdout, show, show_prediction, show_table
+from edgetx.cli.console import Progress, emit_json, place, show, show_table
 from edgetx.cli.make import parity
 from edgetx.core import Target
 from edgetx.errors import InputError
 
 if TYPE_CHECKING:
-    from edgetx.core import Processor, Session, Verdict
+    from edgetx.core import Verdict
+    from edgetx.dataset import Classification, Restoration
+    from edgetx.dataset.restoration import Quality
     from edgetx.verification import ModuleError
-
-TENSOR_SUFFIXES = (".npy", ".npz")
 
 
 def verify(
@@ -25,6 +25,25 @@ def verify(
     per_module: Annotated[
         bool, typer.Option("--per-module", help="Compare every PyTorch module's output too (needs torch).")
     ] = False,
+    dataset: Annotated[
+        Path | None,
+        typer.Option(
+            "--dataset",
+            metavar="DIR",
+            help="Task accuracy too, beside PyTorch's: pairs of pictures (HR and LR), or a folder per class.",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, help="Only the data set's first so many pictures.")
+    ] = None,
+    max_drop: Annotated[
+        float,
+        typer.Option(
+            "--max-drop",
+            min=0,
+            help="Accepted loss against PyTorch: dB on any pair of pictures, percentage points of accuracy.",
+        ),
+    ] = 0.01,
     runtime: options.Runtime = None,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -34,6 +53,9 @@ def verify(
     """Replay the package's golden inputs and compare with PyTorch's outputs; exit code 1 if they differ."""
     from edgetx import verification
 
+    if limit is not None and dataset is None:
+        raise InputError("--limit says how much of a data set is used; give --dataset DIR too")
+
     with Progress() as progress:
         progress("replaying the golden inputs")
         target = Target(device=device, threads=threads, custom_ops=custom_ops)
@@ -42,13 +64,26 @@ def verify(
         if per_module:
             progress("comparing module by module")
             modules = verification.per_module(package)
+        accuracy = None
+        if dataset is not None:
+            from edgetx.dataset import evaluate
+
+            accuracy = evaluate(
+                package, dataset, runtime=runtime, target=target, limit=limit, progress=progress
+            )
     passed = verdict.passed and all(module.passed for module in modules)
+    if accuracy is not None:
+        passed = passed and not accuracy.failed and not accuracy.worse(max_drop)
     if json:
-        emit_json({"passed": passed, "verdict": verdict, **({"modules": modules} if per_module else {})})
+        report: dict[str, Any] = {"passed": passed, "verdict": verdict}
+        report |= {"modules": modules} if per_module else {}
+        emit_json(report if accuracy is None else report | {"dataset": accuracy, "max_drop": max_drop})
     else:
         _show_verdict(verdict)
         if per_module:
             _show_modules(modules)
+        if accuracy is not None:
+            _show_accuracy(accuracy, max_drop)
     if not passed:
         raise typer.Exit(1)
 
@@ -56,7 +91,7 @@ def verify(
 def _show_verdict(verdict: Verdict) -> None:
     if verdict.outputs:
         show_table(
-            ["output", "max abs", "tolerance", "max rel", "cosine", "PSNR", ""],
+            ["output", "max abs", "tolerance", "max rel", "cosine", "PSNR", "SSIM", ""],
             [
                 [
                     output.name,
@@ -65,6 +100,7 @@ def _show_verdict(verdict: Verdict) -> None:
                     f"{output.max_rel:.2e}",
                     f"{output.cosine:.7f}",
                     "" if output.psnr is None else f"{output.psnr:.1f} dB",
+                    "" if output.ssim is None else f"{output.ssim:.7f}",
                     "passed" if output.passed else "FAILED",
                 ]
                 for output in verdict.outputs
@@ -94,6 +130,62 @@ def _show_modules(modules: list[ModuleError]) -> None:
         show(f"all {len(modules)} compared modules agree with PyTorch")
     else:
         show(f"the first module that differs: {first.name} ({first.type}), max abs {first.max_abs:.2e}")
+
+
+def _show_accuracy(accuracy: Restoration | Classification, max_drop: float) -> None:
+    from edgetx.dataset import Restoration
+
+    if isinstance(accuracy, Restoration):
+        table, unit = _restoration(accuracy), "dB"
+    else:
+        table, unit = _classification(accuracy), "percentage points"
+    show_table(*table, title="accuracy on the data set")
+    for note in accuracy.notes:
+        show(f"note: {note}")
+    for picture in accuracy.failed:
+        show(f"FAILED: {picture.name}: {picture.error}")
+    worse = accuracy.worse(max_drop)
+    if worse:
+        names = ", ".join(picture.name for picture in worse)
+        show(f"FAILED: worse than PyTorch by more than {max_drop:g} {unit}: {names}")
+    elif accuracy.difference is not None and not accuracy.failed:
+        show("passed: as good as PyTorch")
+
+
+def _restoration(accuracy: Restoration) -> tuple[list[str], list[list[str]]]:
+    header = ["", *(f"{what}, {side}" for side in ("PyTorch", "package") for what in ("PSNR", "RGB", "SSIM"))]
+    rows = [
+        [row.name, *_quality(row.pytorch), *_quality(row.package), _signed(row.difference)]
+        for row in accuracy.pictures
+    ]
+    rows.append(
+        ["mean", *_quality(accuracy.pytorch), *_quality(accuracy.package), _signed(accuracy.difference)]
+    )
+    return [*header, "difference"], rows
+
+
+def _quality(quality: Quality | None) -> list[str]:
+    if quality is None:
+        return ["", "", ""]
+    return [
+        f"{quality.psnr:.3f}",
+        "" if quality.psnr_rgb is None else f"{quality.psnr_rgb:.3f}",
+        "" if quality.ssim is None else f"{quality.ssim:.4f}",
+    ]
+
+
+def _signed(difference: float | None) -> str:
+    return "" if difference is None else f"{difference:+.4f} dB"
+
+
+def _classification(accuracy: Classification) -> tuple[list[str], list[list[str]]]:
+    sides = (accuracy.pytorch, accuracy.package)
+    rows = []
+    for name in ("top1", "top5"):
+        cells = ["" if side is None else f"{getattr(side, name):.2f} %" for side in sides]
+        lost = "" if accuracy.difference is None else f"{getattr(accuracy.difference, name):+.2f} points"
+        rows.append([f"top-{name[-1]}", *cells, lost])
+    return ["", "PyTorch", "package", "difference"], rows
 
 
 def bench(
@@ -148,96 +240,3 @@ def bench(
     for engine in report.engines:
         if not engine.stationary:
             show(f"note: {engine.name} had not settled after {engine.warmup_runs} warm-up runs")
-
-
-def run(
-    package: options.PackagePath,
-    inputs: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="INPUT...",
-            help="Images, or FILE.npy or FILE.npz with one array per input: one run each. "
-            "NAME=FILE.npy for every input: one run.",
-        ),
-    ],
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Write the output tensors here.")
-    ] = None,
-    runtime: options.Runtime = None,
-    device: options.Device = "cpu",
-    threads: options.Threads = 0,
-    custom_ops: options.CustomOps = True,
-    json: options.Json = False,
-) -> None:
-    """Run a package on images (prints predictions) or arrays (prints a summary of the outputs)."""
-    import edgetx
-
-    with quiet_stdout():
-        target = Target(device=device, threads=threads, custom_ops=custom_ops)
-        session = edgetx.load(package, runtime=runtime, target=target)
-    with session, quiet_stdout():
-        results = []
-        for name, feeds, processor in _read_inputs(session, inputs):
-            outputs = session.run(feeds)
-            results.append((name, processor.postprocess(outputs), outputs))
-    if output is not None:
-        if len(results) > 1:
-            raise InputError(f"--output holds the tensors of one run, but {len(results)} inputs were given")
-        _write_outputs(output, results[0][2])
-    if json:
-        emit_json([{"input": name, "answer": answer} for name, answer, _ in results])
-        return
-    for name, answer, _ in results:
-        show_prediction(answer, title=name)
-
-
-def _read_inputs(session: Session, inputs: list[str]) -> list[tuple[str, dict[str, Any], Processor]]:
-    """Title, feeds and the processor that reads the outputs, of every run."""
-    from edgetx.core import IOSpec
-    from edgetx.processors import Tensors
-
-    tensors = Tensors()
-    named = [text.partition("=") for text in inputs if text.partition("=")[0].isidentifier() and "=" in text]
-    if named:
-        if len(named) != len(inputs):
-            raise InputError(f"NAME=FILE and plain inputs cannot be mixed; given {' '.join(inputs)}")
-        specs = {spec.name: spec for spec in session.io.inputs}
-        feeds: dict[str, Any] = {}
-        for name, _, file in named:
-            if name not in specs:
-                raise InputError(
-                    f"unknown input {name!r}; the model takes {'; '.join(map(str, specs.values()))}"
-                )
-            feeds |= tensors.preprocess(file, IOSpec(inputs=(specs[name],), outputs=()))
-        return [(" ".join(inputs), feeds, tensors)]
-    runs: list[tuple[str, dict[str, Any], Processor]] = []
-    for text in inputs:
-        processor = tensors if Path(text).suffix in TENSOR_SUFFIXES else session.processor
-        if processor is None:
-            raise InputError(
-                f"this package has no processor, so it cannot read {text!r}; it takes tensors: "
-                f"FILE.npy, FILE.npz or NAME=FILE.npy for {'; '.join(map(str, session.io.inputs))}"
-            )
-        runs.append((text, processor.preprocess(text, session.io), processor))
-    return runs
-
-
-def _write_outputs(path: Path, outputs: dict[str, Any]) -> None:
-    import os
-    import tempfile
-
-    import numpy as np
-
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; give a file in a writable folder"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **outputs)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

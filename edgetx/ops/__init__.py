@@ -35,6 +35,18 @@ OPERATORS: tuple[Operator, ...] = (
         summary="attention inside (shifted, padded, overlapping) windows of a map",
     ),
     Operator(
+        name="GroupAttention",
+        torch_name="edgetx::group_attention",
+        package="edgetx.ops.group_attention",
+        summary="attention inside listed groups of tokens, with empty slots and overlap",
+    ),
+    Operator(
+        name="DepthwiseConv",
+        torch_name="edgetx::depthwise_conv",
+        package="edgetx.ops.depthwise_conv",
+        summary="depthwise convolution on channels-last maps, with activation and gate or residual",
+    ),
+    Operator(
         name="BiasGelu",
         package="edgetx.ops.bias_gelu",
         summary="the exact GELU of a sum with a bias",

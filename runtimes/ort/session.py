@@ -62,6 +62,9 @@ class OrtSession(Session):
             "extended": levels.ORT_ENABLE_EXTENDED,
             "all": levels.ORT_ENABLE_ALL,
         }[self._target.optimization]
+        # Patterns plan the memory of one shape. Sizes differ from run to run, and without them a SwinIR at
+        # 256x256 peaks at 330 MB instead of 589 MB, as fast.
+        options.enable_mem_pattern = False
         # Workers spin while a run is under way and sleep between runs: back-to-back runs take as long as
         # with endless spinning, and runs 30 ms apart cost half the processor time.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")

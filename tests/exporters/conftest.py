@@ -148,3 +148,65 @@ def randomized() -> Callable[..., torch.nn.Module]:
 @pytest.fixture
 def same() -> Callable[..., None]:
     return assert_close
+
+
+def assert_restores(
+    id: str,
+    settings: dict[str, Any],
+    sizes: Iterable[tuple[int, int, int]],
+    *,
+    architecture: str | None = None,
+    bodies: str = "attention",
+) -> Any:
+    """A restoration model of spandrel, random: its rewritten copy and one dynamic file against fresh copies.
+
+    Returns:
+        The Reference and the ONNX model.
+    """
+    import numpy as np
+    import onnx_ir as ir
+
+    from edgetx import capture, sources
+    from edgetx.ops import library
+
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("spandrel")
+    query = "&".join(f"{key}={value}" for key, value in settings.items())
+    reference = sources.load(f"spandrel:{id}?{query}", pretrained=False)
+    model = reference.module
+    found = exporters.get(reference.architecture)
+    assert found.id == (architecture or id.lower())
+    randomize(model)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    rewritten = found.rewrite(model)
+    onnx_model = capture.capture(reference, rewritten.module, bodies=bodies)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 2
+    if library.why_not() is None:
+        options.register_custom_ops_library(library.path())
+    session = onnxruntime.InferenceSession(ir.to_proto(onnx_model).SerializeToString(), options)
+    generator = torch.Generator().manual_seed(1)
+    for batch, height, width in sizes:
+        x = torch.rand(batch, model.channels, height, width, generator=generator)
+        with torch.no_grad():
+            expected = copy.deepcopy(model)(x)
+            copied = rewritten.module(x)
+        case = f"{id} at {batch}x{height}x{width}"
+        assert expected.shape == (batch, model.out_channels, model.scale * height, model.scale * width), case
+        accepted = RESTORATION_TOLERANCE * max(1.0, expected.abs().max().item())
+        error = (copied - expected).abs().max().item()
+        assert error <= accepted, f"{case}: {error:.2e}"
+        (answer,) = session.run(None, {"image": x.numpy()})
+        error = float(np.abs(answer - expected.numpy()).max())
+        assert error <= accepted, f"exported {case}: {error:.2e}"
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    return reference, onnx_model
+
+
+RESTORATION_TOLERANCE = 2e-5
+"""Of the value range; random weights make outputs of the order of 1."""
+
+
+@pytest.fixture
+def restores() -> Callable[..., Any]:
+    return assert_restores

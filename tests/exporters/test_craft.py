@@ -9,7 +9,7 @@ import pytest
 
 SMALL = {
     "depths": [1, 1],
-    "embed_dim": 16,
+    "embed_dim": 32,
     "num_heads": [4, 2],
     "window_size": 8,
     "split_size_0": 2,
@@ -31,3 +31,10 @@ def test_configuration(settings: dict[str, Any], restores: Any) -> None:
     counts = Counter(node.op_type for node in model.graph)
     assert counts["WindowAttention"] == 8
     assert counts["DepthwiseConv"] == 16
+
+
+@pytest.mark.slow
+def test_full_size_model_has_few_nodes(restores: Any) -> None:
+    """PyTorch's own exporter writes 2,567 nodes for it."""
+    _, model = restores("CRAFT", {"upscale": 4}, ((1, 16, 16),))
+    assert len(list(model.graph)) < 2567 / 4

@@ -14,6 +14,7 @@
 #include "hwy/highway.h"
 
 #include "edgetx/ops/native/simd_rows-inl.h"
+#include "edgetx/ops/native/simd_select.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace edgetx::add_norm {
@@ -138,15 +139,7 @@ size_t ScratchBytes(int64_t channels) {
   return (static_cast<size_t>(channels) + kMost - 1) / kMost * kMost * sizeof(float);
 }
 
-RunFunction SelectRun([[maybe_unused]] CpuLevel level) {
-#if HWY_TARGETS & HWY_AVX3
-  if (level >= CpuLevel::kAvx512) return &N_AVX3::Run;
-#endif
-#if HWY_TARGETS & HWY_AVX2
-  if (level >= CpuLevel::kAvx2) return &N_AVX2::Run;
-#endif
-  return &HWY_NAMESPACE::Run;
-}
+EDGETX_DEFINE_SELECT_RUN()
 
 }  // namespace edgetx::add_norm
 #endif

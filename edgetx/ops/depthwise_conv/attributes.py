@@ -1,4 +1,4 @@
-"""What a depthwise convolution is, apart from its tensors, and the one checker of both; no framework is needed."""
+"""What a depthwise convolution is, apart from its tensors, and the one checker of both. Plain Python."""
 
 from __future__ import annotations
 
@@ -105,7 +105,10 @@ def why_not(attributes: DepthwiseConvAttributes, shapes: Mapping[str, Shape | No
                     f"{channels} of weight from {offset} on"
                 )
     if x is not None and other is not None and any(map(_differ, x[:3], other[:3])):
-        return f"DepthwiseConv: other has shape {_show(other)}; expected batch, height and width of x, {_show(x)}"
+        return (
+            f"DepthwiseConv: other has shape {_show(other)}; expected batch, height and width of x, "
+            f"{_show(x)}"
+        )
     return None
 
 

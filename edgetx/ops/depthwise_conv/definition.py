@@ -1,6 +1,7 @@
 """The PyTorch operator `edgetx::depthwise_conv`; its eager implementation is the operator's definition.
 
-Semantics read in spandrel 0.4.2: DAT's and RGT's `get_v` and `SpatialGate`, CRAFT's `SRWAB.get_v` and `FeedForward`.
+Semantics read in spandrel 0.4.2: DAT's and RGT's `get_v` and `SpatialGate`,
+CRAFT's `SRWAB.get_v` and `FeedForward`.
 """
 
 from __future__ import annotations

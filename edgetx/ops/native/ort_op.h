@@ -1,11 +1,12 @@
-// ONNX Runtime's table of functions for an operator whose tensors all have one element type and must all be
-// there, and a loop over rows on its threads.
+// ONNX Runtime's table of functions for an operator, and a loop over rows on its threads.
 #pragma once
 
 #include <onnxruntime_c_api.h>
 
 #include <array>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -15,12 +16,19 @@
 
 namespace edgetx::ort {
 
-// `Definition` has kName, kInputs (an array of names), kOutputs, and
+// An input of an operator, of the operator's element type unless it says another.
+struct Slot {
+  const char* name;
+  bool optional = false;
+  ONNXTensorElementDataType type = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
+};
+
+// `Definition` has kName, kInputs (an array of Slot, optional ones last), kOutputs, and
 //   Status Read(const OrtKernelInfo*)                                 the node's attributes
 //   Status Compute(DType, CpuLevel, const Inputs&, OrtKernelContext*) const
 template <class Definition, DType kDType>
 struct Op : OrtCustomOp {
-  using Inputs = std::array<Tensor, Definition::kInputs.size()>;
+  using Inputs = std::array<std::optional<Tensor>, Definition::kInputs.size()>;
 
   struct Kernel {
     Definition definition;
@@ -32,8 +40,13 @@ struct Op : OrtCustomOp {
     GetName = [](const OrtCustomOp*) { return Definition::kName; };
     GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
     GetInputTypeCount = [](const OrtCustomOp*) { return Definition::kInputs.size(); };
-    GetInputType = [](const OrtCustomOp*, size_t) { return ToOnnx(kDType); };
-    GetInputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
+    GetInputType = [](const OrtCustomOp*, size_t index) {
+      const ONNXTensorElementDataType type = Definition::kInputs[index].type;
+      return type == ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED ? ToOnnx(kDType) : type;
+    };
+    GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
+      return Definition::kInputs[index].optional ? INPUT_OUTPUT_OPTIONAL : INPUT_OUTPUT_REQUIRED;
+    };
     GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
     GetOutputTypeCount = [](const OrtCustomOp*) { return Definition::kOutputs; };
     GetOutputType = [](const OrtCustomOp*, size_t) { return ToOnnx(kDType); };
@@ -53,12 +66,11 @@ struct Op : OrtCustomOp {
       return Guard([&]() -> Status {
         Inputs inputs;
         for (size_t i = 0; i < inputs.size(); ++i) {
-          std::optional<Tensor> input;
-          if (Status status = Input(context, i, &input); !status.ok()) return status;
-          if (!input) {
-            return Status::Error(std::string(Definition::kName) + ": input " + Definition::kInputs[i] + " is missing");
+          if (Status status = Input(context, i, &inputs[i]); !status.ok()) return status;
+          const Slot& slot = Definition::kInputs[i];
+          if (!inputs[i] && !slot.optional) {
+            return Status::Error(std::string(Definition::kName) + ": input " + slot.name + " is missing");
           }
-          inputs[i] = std::move(*input);
         }
         const auto& [definition, level] = *static_cast<const Kernel*>(kernel);
         return definition.Compute(kDType, level, inputs, context);
@@ -77,22 +89,26 @@ std::array<const OrtCustomOp*, 3> CustomOpsOf() {
   return {&float32, &float16, &bfloat16};
 }
 
-// A vector as float32, converted if it has another type.
-class Float32Vector {
+// An input as float32, converted if it has another type; null if it is absent.
+class Float32Input {
  public:
-  Float32Vector(DType dtype, const Tensor& tensor) : data_(static_cast<const float*>(tensor.data)) {
+  Float32Input(DType dtype, const std::optional<Tensor>& tensor) {
+    if (!tensor) return;
+    data_ = static_cast<const float*>(tensor->data);
     if (dtype == DType::kFloat32) return;
-    storage_.resize(static_cast<size_t>(tensor.shape[0]));
-    ToFloat32(dtype, tensor.data, storage_.size(), storage_.data());
+    size_t count = 1;
+    for (const int64_t size : tensor->shape) count *= static_cast<size_t>(size);
+    storage_.resize(count);
+    ToFloat32(dtype, tensor->data, count, storage_.data());
     data_ = storage_.data();
   }
-  Float32Vector(const Float32Vector&) = delete;
-  Float32Vector& operator=(const Float32Vector&) = delete;
+  Float32Input(const Float32Input&) = delete;
+  Float32Input& operator=(const Float32Input&) = delete;
   const float* data() const { return data_; }
 
  private:
   std::vector<float> storage_;
-  const float* data_;
+  const float* data_ = nullptr;
 };
 
 // Calls `run(begin, end)` on ranges that make up [0, rows).

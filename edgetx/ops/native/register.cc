@@ -6,6 +6,8 @@
 
 #include "edgetx/ops/add_norm/ort.h"
 #include "edgetx/ops/bias_gelu/ort.h"
+#include "edgetx/ops/group_attention/ort.h"
+#include "edgetx/ops/depthwise_conv/ort.h"
 #include "edgetx/ops/native/ort.h"
 #include "edgetx/ops/window_attention/ort.h"
 
@@ -35,8 +37,10 @@ Status Domain(OrtCustomOpDomain** domain) {
     if (Status status = FromOrt(Api().CreateCustomOpDomain("edgetx", &raw)); !status.ok()) return status;
     std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)> created(raw, Api().ReleaseCustomOpDomain);
     if (Status status = Add(raw, edgetx::window_attention::CustomOps()); !status.ok()) return status;
+    if (Status status = Add(raw, edgetx::group_attention::CustomOps()); !status.ok()) return status;
     if (Status status = Add(raw, edgetx::bias_gelu::CustomOps()); !status.ok()) return status;
     if (Status status = Add(raw, edgetx::add_norm::CustomOps()); !status.ok()) return status;
+    if (Status status = Add(raw, edgetx::depthwise_conv::CustomOps()); !status.ok()) return status;
     shared = created.release();
   }
   *domain = shared;

@@ -45,6 +45,19 @@ HWY_INLINE void StoreRow(Vec row, T* to, size_t count) {
   hn::StoreN(hn::DemoteTo(half, row), half, to, count);
 }
 
+// `count` elements times `factor`; writes whole vectors, zeros past `count`.
+template <class T>
+HWY_INLINE void CopyRow(const T* from, size_t count, float factor, float* HWY_RESTRICT to) {
+  const Vec f = hn::Set(F(), factor);
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) hn::StoreU(hn::Mul(LoadRow(from + i), f), F(), to + i);
+  if (i < count) hn::StoreU(hn::Mul(LoadRow(from + i, count - i), f), F(), to + i);
+}
+
+HWY_INLINE void ZeroRow(size_t count, float* HWY_RESTRICT to) {
+  for (size_t i = 0; i < count; i += kLanes) hn::StoreU(hn::Zero(F()), F(), to + i);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace edgetx::rows
 HWY_AFTER_NAMESPACE();

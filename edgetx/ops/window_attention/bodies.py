@@ -9,8 +9,6 @@ neither shifted nor padded needs only Transpose. What the attributes rule out is
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +16,8 @@ import numpy as np
 import onnx_ir as ir
 
 from edgetx.errors import ExportError
-from edgetx.ops.operator import DOMAIN, Variant
+from edgetx.ops.builder import Builder
+from edgetx.ops.operator import Variant
 from edgetx.ops.window_attention.attributes import Pair, WindowAttentionAttributes, why_not
 
 INPUTS = ("qkv", "bias", "head_scale", "pad_value")
@@ -81,20 +80,13 @@ def body(
     Returns:
         A function whose `overload` is a short hash of all that tells it apart from another.
     """
-    builder = _Builder(dtype)
+    builder = Builder(dtype)
     values = [ir.Value(name=name) for name in INPUTS[:inputs]]
     tensors = _Inputs(*values)
     build = _attention if variant == "attention" else _primitive
     result = build(builder, attributes, tensors, value_size)
-    result.name = "out"
-    key = json.dumps([attributes.to_onnx(), inputs, value_size, dtype.name], sort_keys=True)
-    return ir.Function(
-        DOMAIN,
-        "WindowAttention",
-        hashlib.sha256(key.encode()).hexdigest()[:12],
-        graph=ir.Graph(values, [result], nodes=builder.nodes, opset_imports={"": opset}),
-        attributes=[],
-    )
+    key = [attributes.to_onnx(), inputs, value_size, dtype.name]
+    return builder.function("WindowAttention", values, result, key, opset)
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ class _Inputs:
     pad_value: ir.Value | None = None
 
 
-def _primitive(b: _Builder, a: WindowAttentionAttributes, x: _Inputs, value_size: int) -> ir.Value:
+def _primitive(b: Builder, a: WindowAttentionAttributes, x: _Inputs, value_size: int) -> ir.Value:
     heads, size = a.num_heads, a.head_size
     layout = _Layout(b, a, x)
     if a.overlaps or value_size != size:
@@ -128,7 +120,7 @@ def _primitive(b: _Builder, a: WindowAttentionAttributes, x: _Inputs, value_size
     return layout.merge(out, heads * value_size)
 
 
-def _attention(b: _Builder, a: WindowAttentionAttributes, x: _Inputs, value_size: int) -> ir.Value:
+def _attention(b: Builder, a: WindowAttentionAttributes, x: _Inputs, value_size: int) -> ir.Value:
     heads, size = a.num_heads, a.head_size
     layout = _Layout(b, a, x)
     q, k, v = _project(b, a, layout, value_size)
@@ -153,7 +145,7 @@ def _attention(b: _Builder, a: WindowAttentionAttributes, x: _Inputs, value_size
 
 
 def _project(
-    b: _Builder, a: WindowAttentionAttributes, layout: _Layout, value_size: int
+    b: Builder, a: WindowAttentionAttributes, layout: _Layout, value_size: int
 ) -> tuple[ir.Value, ir.Value, ir.Value]:
     """q, k and v, each `[B, windows, tokens, h·c]`."""
     width = a.num_heads * a.head_size
@@ -167,7 +159,7 @@ def _project(
 
 
 def _scaled(
-    b: _Builder, a: WindowAttentionAttributes, x: _Inputs, q: ir.Value, k: ir.Value, head_axis: int
+    b: Builder, a: WindowAttentionAttributes, x: _Inputs, q: ir.Value, k: ir.Value, head_axis: int
 ) -> tuple[ir.Value, ir.Value]:
     """5-D q and k, channels last: normalised if asked for, q multiplied by scale and head_scale."""
     if a.qk_norm == "l2":
@@ -180,14 +172,14 @@ def _scaled(
     return q, k
 
 
-def _normalised(b: _Builder, x: ir.Value) -> ir.Value:
+def _normalised(b: Builder, x: ir.Value) -> ir.Value:
     x = b.cast(x, ir.DataType.FLOAT)
     norm = b.op("ReduceL2", x, b.ints(-1), keepdims=1)
     unit = b.op("Div", x, b.op("Max", norm, b.constant(np.float32(EPSILON))))
     return unit if b.dtype == ir.DataType.FLOAT else b.cast(unit, b.dtype)
 
 
-def _addend(b: _Builder, a: WindowAttentionAttributes, x: _Inputs, layout: _Layout) -> ir.Value | None:
+def _addend(b: Builder, a: WindowAttentionAttributes, x: _Inputs, layout: _Layout) -> ir.Value | None:
     """What is added to the logits: bias `[h, Nq, Nk]`, or with region mask `[windows, h or 1, Nq, Nk]`."""
     if not a.has_mask:
         return x.bias
@@ -215,7 +207,7 @@ def _regions_of_window(a: WindowAttentionAttributes) -> np.ndarray[Any, Any]:
 class _Layout:
     """How tokens of the map go into windows and back; index arithmetic on a few small int64 tensors."""
 
-    def __init__(self, b: _Builder, a: WindowAttentionAttributes, x: _Inputs) -> None:
+    def __init__(self, b: Builder, a: WindowAttentionAttributes, x: _Inputs) -> None:
         self.b, self.a, self.x = b, a, x
         self.plain = not (a.has_shift or a.overlaps or a.pad != "none")
         self.pads = a.overlaps or a.pad != "none"
@@ -393,59 +385,3 @@ class _Layout:
         ]
         region, active = b.op("Add", *steps), self.active[axis]
         return region if active is None else b.op("Mul", region, active)
-
-
-class _Builder:
-    """Collects a function's nodes; equal constants and equal extents are emitted once."""
-
-    def __init__(self, dtype: ir.DataType) -> None:
-        self.dtype = dtype
-        self.nodes: list[ir.Node] = []
-        self._known: dict[Any, ir.Value] = {}
-
-    def op(self, op_type: str, *inputs: ir.Value, **attributes: Any) -> ir.Value:
-        return self._emit(op_type, inputs, attributes, 1)[0]
-
-    def split(self, x: ir.Value, sizes: list[int], axis: int = -1) -> tuple[ir.Value, ...]:
-        return self._emit("Split", (x, self.ints(*sizes)), {"axis": axis}, len(sizes))
-
-    def cast(self, x: ir.Value, dtype: ir.DataType) -> ir.Value:
-        return self.op("Cast", x, to=int(dtype))
-
-    def constant(self, value: Any, dtype: ir.DataType | None = None) -> ir.Value:
-        array = np.asarray(value) if dtype is None else np.asarray(value).astype(dtype.numpy())
-        key = (array.dtype.str, array.shape, array.tobytes(), dtype)
-        if key not in self._known:
-            self._known[key] = self.op("Constant", value=ir.tensor(array))
-        return self._known[key]
-
-    def ints(self, *values: int) -> ir.Value:
-        """A 1-D int64 constant."""
-        return self.constant(np.array(values, np.int64))
-
-    def real(self, value: float) -> ir.Value:
-        """A scalar of the tensors' dtype."""
-        return self.constant(value, self.dtype)
-
-    def extent(self, x: ir.Value, axis: int) -> ir.Value:
-        """`[1]`, the size of one axis."""
-        key = ("extent", id(x), axis)
-        if key not in self._known:
-            self._known[key] = self.op("Shape", x, start=axis, end=axis + 1)
-        return self._known[key]
-
-    def range(self, count: ir.Value) -> ir.Value:
-        """0 .. count - 1 for a `[1]` tensor."""
-        key = ("range", id(count))
-        if key not in self._known:
-            zero, one = (self.constant(np.int64(value)) for value in (0, 1))
-            self._known[key] = self.op("Range", zero, self.op("Squeeze", count), one)
-        return self._known[key]
-
-    def _emit(
-        self, op_type: str, inputs: tuple[ir.Value, ...], attributes: dict[str, Any], outputs: int
-    ) -> tuple[ir.Value, ...]:
-        values = [ir.Value(name=f"v{len(self.nodes)}_{index}") for index in range(outputs)]
-        node = ir.node(op_type, inputs, attributes, outputs=values)
-        self.nodes.append(node)
-        return tuple(values)

@@ -12,7 +12,6 @@ namespace {
 
 // Keeps every product of sizes far from overflow.
 constexpr int64_t kLargest = int64_t{1} << 20;
-constexpr size_t kLogits = 4096;
 
 std::string Show(const Shape& shape) {
   std::string text = "[";
@@ -103,31 +102,19 @@ size_t RoundUp(size_t count, size_t multiple) { return (count + multiple - 1) / 
 Layout MakeLayout(const Attributes& a, int64_t value_size) {
   const auto nq = static_cast<size_t>(a.window.y * a.window.x);
   const auto nk = static_cast<size_t>(a.kv_window.y * a.kv_window.x);
-  const auto d = static_cast<size_t>(a.head_size);
   Layout layout;
-  layout.key_stride = RoundUp(d, 4);
-  layout.value_stride = RoundUp(static_cast<size_t>(value_size), kMaxLanes);
-  layout.logit_stride = RoundUp(nk, kMaxLanes);
-  const auto take = [&layout](size_t count, size_t size) {
+  layout.head = attention::Layout(nq, nk, static_cast<size_t>(a.head_size), static_cast<size_t>(value_size));
+  const auto take = [&layout](size_t bytes) {
     const size_t start = layout.bytes;
-    layout.bytes = RoundUp(start + count * size, 64);
+    layout.bytes = RoundUp(start + bytes, 64);
     return start;
   };
-  layout.query_tokens = take(nq, sizeof(int64_t));
-  layout.key_tokens = take(nk, sizeof(int64_t));
-  // Rows are written in whole vectors: the last one may reach past its end.
-  layout.queries = take(nq * d + kMaxLanes, sizeof(float));
-  layout.keys = take(kMaxLanes * layout.key_stride + kMaxLanes, sizeof(float));
-  layout.panels = take(layout.logit_stride * layout.key_stride, sizeof(float));
-  layout.values = take(nk * layout.value_stride, sizeof(float));
-  // The logits of a group take half of a 32 KB first-level cache.
-  layout.group = std::clamp<size_t>(kLogits / layout.logit_stride, kMaxRows, RoundUp(nq, kMaxRows));
-  layout.logits = take(layout.group * layout.logit_stride, sizeof(float));
-  layout.highest = take(layout.group * kMaxLanes, sizeof(float));
-  layout.factors = take(layout.group, sizeof(float));
-  layout.result = take(kMaxRows * layout.value_stride, sizeof(float));
-  layout.mask_rows = take(a.mask == Mask::kRegion ? nq : 0, sizeof(const float*));
-  layout.masks = take(a.mask == Mask::kRegion ? 9 * layout.logit_stride : 0, sizeof(float));
+  layout.query_tokens = take(nq * sizeof(int64_t));
+  layout.key_tokens = take(nk * sizeof(int64_t));
+  layout.rows = take(nq * sizeof(void*));
+  layout.mask_rows = take(a.mask == Mask::kRegion ? nq * sizeof(const float*) : 0);
+  layout.masks = take(a.mask == Mask::kRegion ? 9 * layout.head.logit_stride * sizeof(float) : 0);
+  layout.head_memory = take(layout.head.bytes);
   return layout;
 }
 

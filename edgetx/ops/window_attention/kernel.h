@@ -10,6 +10,7 @@
 #include <optional>
 #include <vector>
 
+#include "edgetx/ops/native/attention.h"
 #include "edgetx/ops/native/cpu.h"
 #include "edgetx/ops/native/dtype.h"
 #include "edgetx/ops/native/status.h"
@@ -90,24 +91,12 @@ struct Layout {
   size_t query_tokens = 0;  // int64[Nq]
   size_t key_tokens = 0;    // int64[Nk]
   size_t mask_rows = 0;     // const float*[Nq]: the row of each query
-  size_t masks = 0;         // float[9][logit_stride]: one row per region of queries
-  size_t queries = 0;       // float[Nq][d], scaled
-  size_t keys = 0;          // float[kMaxLanes][key_stride]: one vector of keys, to be transposed
-  size_t panels = 0;        // float[logit_stride][d]: the keys, transposed in panels
-  size_t values = 0;        // float[Nk][value_stride]
-  size_t logits = 0;        // float[group][logit_stride]
-  size_t highest = 0;       // float[group][kMaxLanes]
-  size_t factors = 0;       // float[group]
-  size_t result = 0;        // float[kMaxRows][value_stride]
+  size_t masks = 0;         // float[9][head.logit_stride]: one row per region of queries
+  size_t rows = 0;          // T*[Nq]: where each query's result goes
+  size_t head_memory = 0;
   size_t bytes = 0;
-  size_t key_stride = 0;
-  size_t value_stride = 0;
-  size_t logit_stride = 0;
-  size_t group = 0;  // queries that go through the three steps together
+  attention::Layout head;
 };
-
-constexpr size_t kMaxLanes = 16;  // float32 lanes of the widest vectors
-constexpr size_t kMaxRows = 6;    // queries that are computed at once
 
 // Everything about one call that does not depend on its data. Immutable; threads may share it.
 class Plan {

@@ -1,12 +1,13 @@
 #include "edgetx/ops/window_attention/ort.h"
 
 #include <algorithm>
-#include <memory>
+#include <array>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "edgetx/ops/native/ort.h"
+#include "edgetx/ops/native/ort_op.h"
 #include "edgetx/ops/native/scratch.h"
 #include "edgetx/ops/window_attention/kernel.h"
 
@@ -15,13 +16,6 @@ namespace {
 
 // Enough for an even load, few enough to cost nothing.
 constexpr int64_t kMaxTasks = 64;
-constexpr size_t kInputs = 4;
-
-struct Kernel {
-  DType dtype;
-  Attributes attributes;
-  CpuLevel level;
-};
 
 ScratchPool& Pool() {
   static ScratchPool pool;
@@ -90,17 +84,6 @@ Status ReadAttributes(const OrtKernelInfo* info, Attributes* a) {
   return Validate(*a);
 }
 
-// An optional input as float32; `storage` holds it where it has another type.
-const float* AsFloat32(DType dtype, const std::optional<ort::Tensor>& tensor, std::vector<float>* storage) {
-  if (!tensor) return nullptr;
-  if (dtype == DType::kFloat32) return static_cast<const float*>(tensor->data);
-  size_t count = 1;
-  for (const int64_t size : tensor->shape) count *= static_cast<size_t>(size);
-  storage->resize(count);
-  ToFloat32(dtype, tensor->data, count, storage->data());
-  return storage->data();
-}
-
 class Task : public ort::ParallelBody {
  public:
   Task(const Plan& plan, const Tensors& tensors, size_t count)
@@ -119,80 +102,46 @@ class Task : public ort::ParallelBody {
   const int64_t count_;
 };
 
-Status Compute(const Kernel& kernel, OrtKernelContext* context) {
-  std::optional<ort::Tensor> inputs[kInputs];
-  for (size_t i = 0; i < kInputs; ++i) {
-    if (Status status = ort::Input(context, i, &inputs[i]); !status.ok()) return status;
-  }
-  const auto& [qkv, bias, head_scale, pad_value] = inputs;
-  if (!qkv) return Status::Error("WindowAttention: input qkv is missing");
-  Shapes shapes;
-  shapes.qkv = qkv->shape;
-  if (bias) shapes.bias = bias->shape;
-  if (head_scale) shapes.head_scale = head_scale->shape;
-  if (pad_value) shapes.pad_value = pad_value->shape;
-  if (Status status = Check(kernel.attributes, shapes); !status.ok()) return status;
+struct Definition {
+  static constexpr const char* kName = "WindowAttention";
+  static constexpr std::array<ort::Slot, 4> kInputs{
+      {{"qkv"}, {"bias", true}, {"head_scale", true}, {"pad_value", true}}};
+  static constexpr size_t kOutputs = 1;
 
-  std::vector<float> storage[3];
-  Tensors tensors;
-  tensors.dtype = kernel.dtype;
-  tensors.qkv = qkv->data;
-  tensors.bias = AsFloat32(kernel.dtype, bias, &storage[0]);
-  tensors.head_scale = AsFloat32(kernel.dtype, head_scale, &storage[1]);
-  tensors.pad_value = AsFloat32(kernel.dtype, pad_value, &storage[2]);
-  const Shape output = OutputShape(kernel.attributes, shapes.qkv);
-  if (Status status = ort::Output(context, 0, output, &tensors.output); !status.ok()) return status;
+  Attributes attributes;
 
-  const Plan plan(kernel.attributes, shapes.qkv, kernel.level);
-  if (plan.items() == 0) return {};
-  const auto count = static_cast<size_t>(std::min(plan.items(), kMaxTasks));
-  Task task(plan, tensors, count);
-  return ort::ParallelFor(context, count, &task);
-}
+  Status Read(const OrtKernelInfo* info) { return ReadAttributes(info, &attributes); }
 
-// ---- ONNX Runtime's table of functions
+  Status Compute(DType dtype, CpuLevel level, const std::array<std::optional<ort::Tensor>, kInputs.size()>& inputs,
+                 OrtKernelContext* context) const {
+    const auto& [qkv, bias, head_scale, pad_value] = inputs;
+    Shapes shapes;
+    shapes.qkv = qkv->shape;
+    if (bias) shapes.bias = bias->shape;
+    if (head_scale) shapes.head_scale = head_scale->shape;
+    if (pad_value) shapes.pad_value = pad_value->shape;
+    if (Status status = Check(attributes, shapes); !status.ok()) return status;
 
-template <DType kDType>
-struct Op : OrtCustomOp {
-  Op() : OrtCustomOp{} {
-    version = ORT_API_VERSION;
-    GetName = [](const OrtCustomOp*) { return "WindowAttention"; };
-    GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
-    GetInputTypeCount = [](const OrtCustomOp*) { return kInputs; };
-    GetInputType = [](const OrtCustomOp*, size_t) { return ort::ToOnnx(kDType); };
-    GetInputCharacteristic = [](const OrtCustomOp*, size_t index) {
-      return index == 0 ? INPUT_OUTPUT_REQUIRED : INPUT_OUTPUT_OPTIONAL;
-    };
-    GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-    GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
-    GetOutputType = [](const OrtCustomOp*, size_t) { return ort::ToOnnx(kDType); };
-    GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
-    GetStartVersion = [](const OrtCustomOp*) { return 1; };
-    GetEndVersion = [](const OrtCustomOp*) { return 1; };
-    CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
-      return ort::Guard([&]() -> Status {
-        auto created = std::make_unique<Kernel>();
-        created->dtype = kDType;
-        if (Status status = DetectCpuLevel(&created->level); !status.ok()) return status;
-        if (Status status = ReadAttributes(info, &created->attributes); !status.ok()) return status;
-        *kernel = created.release();
-        return {};
-      });
-    };
-    KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
-      return ort::Guard([&] { return Compute(*static_cast<const Kernel*>(kernel), context); });
-    };
-    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    const ort::Float32Input wide[] = {{dtype, bias}, {dtype, head_scale}, {dtype, pad_value}};
+    Tensors tensors;
+    tensors.dtype = dtype;
+    tensors.qkv = qkv->data;
+    tensors.bias = wide[0].data();
+    tensors.head_scale = wide[1].data();
+    tensors.pad_value = wide[2].data();
+    const Shape output = OutputShape(attributes, shapes.qkv);
+    if (Status status = ort::Output(context, 0, output, &tensors.output); !status.ok()) return status;
+
+    const Plan plan(attributes, shapes.qkv, level);
+    if (plan.items() == 0) return {};
+    const auto count = static_cast<size_t>(std::min(plan.items(), kMaxTasks));
+    Task task(plan, tensors, count);
+    return ort::ParallelFor(context, count, &task);
   }
 };
 
 }  // namespace
 
-std::array<const OrtCustomOp*, 3> CustomOps() {
-  static const Op<DType::kFloat32> float32;
-  static const Op<DType::kFloat16> float16;
-  static const Op<DType::kBFloat16> bfloat16;
-  return {&float32, &float16, &bfloat16};
-}
+std::array<const OrtCustomOp*, 3> CustomOps() { return ort::CustomOpsOf<Definition>(); }
 
 }  // namespace edgetx::window_attention

@@ -1,20 +1,18 @@
-"""Numpy-only pre- and post-processing: a file in, tensors out, and back to an answer.
-
-A processor is a frozen dataclass of plain settings; the manifest stores it as `{"kind": kind, **settings}`.
-Pillow is imported only when an image is read.
-"""
+"""Photographs in, classes or features out: resized, cropped and normalised as the models were trained."""
 
 from __future__ import annotations
 
 import logging
 import math
-import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from edgetx.core import DTYPES, IOSpec, Processor, SymbolRange, TensorSpec
-from edgetx.errors import EdgetxError, InputError, UnavailableError
+from edgetx.core import IOSpec, SymbolRange, TensorSpec
+from edgetx.errors import InputError
+from edgetx.images import load_image
+from edgetx.processors._settings import is_number, pick_input, settings
+from edgetx.processors.tensors import numpy_dtype, summarise
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,132 +20,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
 CROP_MODES = ("center", "squash")
 MAX_RESIZED_PIXELS = 2**27
 """Resizing never makes more pixels than this (400 MB): a 1x20000 image is an error instead."""
-
-
-def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The numpy dtype of one of `edgetx.core.DTYPES`; bfloat16 comes from ml_dtypes.
-
-    Raises:
-        InputError: another name.
-        UnavailableError: bfloat16 without ml_dtypes.
-    """
-    import numpy as np
-
-    if name == "bfloat16":
-        try:
-            import ml_dtypes
-        except ImportError as error:
-            raise UnavailableError(
-                "numpy has no bfloat16 of its own; pip install ml_dtypes to use bfloat16 tensors"
-            ) from error
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    if name not in DTYPES:
-        raise InputError(f"unknown dtype {name!r}; accepted: {', '.join(DTYPES)}")
-    return np.dtype(name)
-
-
-def load_image(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image file as upright 8-bit RGB.
-
-    EXIF orientation is applied. 16-bit grey is scaled to 8 bits. Alpha is dropped, and of an animation only
-    the first frame is read, as timm and torchvision do; both are logged as warnings.
-
-    Raises:
-        InputError: no such file, not an image, damaged, too large, or values that are not 8- or 16-bit.
-        UnavailableError: Pillow is not installed.
-    """
-    try:
-        from PIL import Image, ImageOps, UnidentifiedImageError
-    except ImportError as error:
-        raise UnavailableError("reading an image needs Pillow; pip install pillow") from error
-
-    path = os.fspath(path)
-    if not os.path.exists(path):
-        raise InputError(f"image {path} does not exist; give the path of an image file")
-    if os.path.isdir(path):
-        raise InputError(f"{path} is a folder; give the path of an image file")
-    try:
-        with Image.open(path) as image:
-            frames = getattr(image, "n_frames", 1)
-            if frames > 1:
-                logger.warning("%s has %d frames; only the first one is used", path, frames)
-            image.load()
-            upright = ImageOps.exif_transpose(image)
-            return _to_rgb(upright, path)
-    except EdgetxError:
-        raise
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image that Pillow can read{_hint(path)}") from error
-    except Image.DecompressionBombError as error:
-        raise InputError(f"image {path} is too large: {error}; scale it down first") from error
-    except PermissionError as error:
-        raise InputError(f"image {path} cannot be read: {error.strerror}; check its permissions") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
-        raise InputError(f"image {path} is damaged or incomplete ({error}); get a fresh copy") from error
-
-
-def _hint(path: str) -> str:
-    with open(path, "rb") as file:
-        start = file.read(40)
-    if start.startswith(b"version https://git-lfs"):
-        return ": it is a Git LFS pointer; run git lfs pull"
-    return "; use a PNG, JPEG, WebP, BMP or TIFF file"
-
-
-def _to_rgb(image: Image.Image, path: str) -> Image.Image:
-    import numpy as np
-    from PIL import Image
-
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        low, high = values.min(), values.max()
-        if image.mode == "F" or low < 0 or high > 65535:
-            raise InputError(
-                f"image {path} holds values from {low} to {high} in Pillow's mode {image.mode}; "
-                "accepted: 8- and 16-bit images"
-            )
-        grey = (values.astype(np.uint32) * 255 + 32767) // 65535
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data and _alpha_minimum(image) < 255:
-        logger.warning("%s is partly transparent; its transparency is ignored", path)
-    return image.convert("RGB")
-
-
-def _alpha_minimum(image: Image.Image) -> float:
-    return float(image.convert("RGBA").getchannel("A").getextrema()[0])  # type: ignore[arg-type]
-
-
-def summarise(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Name, dtype, shape, min, max, mean and standard deviation of every output, JSON-serialisable."""
-    import numpy as np
-
-    summary = []
-    for name, output in outputs.items():
-        values = np.asarray(output)
-        entry: dict[str, Any] = {"output": name, "dtype": str(values.dtype), "shape": list(values.shape)}
-        if values.size:
-            wide = values.astype(np.float64)
-            statistics = {"min": wide.min(), "max": wide.max(), "mean": wide.mean(), "std": wide.std()}
-            for key, number in statistics.items():
-                entry[key] = float(number) if math.isfinite(number) else None
-        summary.append(entry)
-    return summary
-
-
-def _pick_input(io: IOSpec, name: str | None, kind: str) -> TensorSpec:
-    if name is None and len(io.inputs) == 1:
-        return io.inputs[0]
-    for spec in io.inputs:
-        if spec.name == name:
-            return spec
-    raise InputError(
-        f"the {kind} processor fills the input {name!r}; the model takes {'; '.join(map(str, io.inputs))}"
-    )
 
 
 @dataclass(frozen=True)
@@ -182,11 +59,7 @@ class _ImageProcessor:
     def __post_init__(self) -> None:
         for name, length in (("size", 2), ("mean", 3), ("std", 3)):
             value = getattr(self, name)
-            if (
-                not isinstance(value, (list, tuple))
-                or len(value) != length
-                or not all(map(_is_number, value))
-            ):
+            if not isinstance(value, (list, tuple)) or len(value) != length or not all(map(is_number, value)):
                 raise InputError(f"{name}: expected {length} numbers, got {value!r}")
             object.__setattr__(self, name, tuple(value))
         if not all(isinstance(side, int) and side > 0 for side in self.size):
@@ -199,7 +72,7 @@ class _ImageProcessor:
             )
         if self.crop_mode not in CROP_MODES:
             raise InputError(f"crop_mode: expected one of {', '.join(CROP_MODES)}, got {self.crop_mode!r}")
-        if not _is_number(self.crop_pct) or not 0 < self.crop_pct <= 1:
+        if not is_number(self.crop_pct) or not 0 < self.crop_pct <= 1:
             raise InputError(f"crop_pct: expected a number in (0, 1], got {self.crop_pct!r}")
         if self.resize_size is not None and (not isinstance(self.resize_size, int) or self.resize_size < 1):
             raise InputError(f"resize_size: expected a positive integer or null, got {self.resize_size!r}")
@@ -217,7 +90,7 @@ class _ImageProcessor:
         Raises:
             InputError: see `load_image`; also no such input, or an image too narrow to resize.
         """
-        spec = _pick_input(io, self.input, self.kind)
+        spec = pick_input(io, self.input, self.kind)
         image = load_image(path)
         if self.native_size and len(spec.shape) == 4:
             image = self._resize_to_allowed(image, spec, io, path)
@@ -274,11 +147,7 @@ class _ImageProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         """The settings; `type(self)(**to_dict())` gives an equal processor."""
-        return _settings(self)
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return settings(self)
 
 
 def _nearest_allowed(size: int, allowed: SymbolRange) -> int:
@@ -297,12 +166,6 @@ def _centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
         image = image.crop((-left, -top, image.width + right, image.height + bottom))
     top, left = round((image.height - height) / 2.0), round((image.width - width) / 2.0)
     return image.crop((left, top, left + width, top + height))
-
-
-def _settings(processor: Any) -> dict[str, Any]:
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(processor).items()
-    }
 
 
 @dataclass(frozen=True)
@@ -376,84 +239,3 @@ class ImageFeatures(_ImageProcessor):
     def postprocess(self, outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
         """See `summarise`."""
         return summarise(outputs)
-
-
-@dataclass(frozen=True)
-class Tensors:
-    """Raw arrays: an `.npy` file for a model of one input, or an `.npz` file with one array per input."""
-
-    kind: ClassVar[str] = "tensors"
-
-    def preprocess(self, path: str, io: IOSpec) -> dict[str, Any]:
-        """Read the feeds as they are; `Session.run` checks dtype and shape.
-
-        Raises:
-            InputError: no such file, not .npy or .npz, pickled objects, or one array for several inputs.
-        """
-        import numpy as np
-
-        if not os.path.isfile(path):
-            raise InputError(f"{path} is not a file; give an .npy or .npz file")
-        try:
-            loaded = np.load(path, allow_pickle=False)
-            feeds = {name: loaded[name] for name in loaded} if hasattr(loaded, "files") else None
-        except Exception as error:  # numpy raises ValueError, EOFError, OSError, zipfile.BadZipFile, ...
-            raise InputError(f"{path} cannot be read as .npy or .npz ({error})") from error
-        if feeds is None:
-            if len(io.inputs) != 1:
-                raise InputError(
-                    f"{path} holds one array; the model takes {'; '.join(map(str, io.inputs))}: "
-                    "give an .npz file with one array per input"
-                )
-            feeds = {io.inputs[0].name: loaded}
-        dtypes = {spec.name: spec.dtype for spec in io.inputs}
-        return {name: restore_dtype(array, dtypes.get(name)) for name, array in feeds.items()}
-
-    def postprocess(self, outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """See `summarise`."""
-        return summarise(outputs)
-
-    def to_dict(self) -> dict[str, Any]:
-        """No settings."""
-        return {}
-
-
-def restore_dtype(array: np.ndarray[Any, Any], dtype: str | None) -> np.ndarray[Any, Any]:
-    """Numpy writes bfloat16 as raw 2-byte records: view such an array as bfloat16 where that is expected."""
-    if dtype == "bfloat16" and array.dtype.kind == "V" and array.dtype.itemsize == 2:
-        return array.view(numpy_dtype(dtype))
-    return array
-
-
-PROCESSORS: Mapping[str, type[Processor]] = {
-    ImageClassification.kind: ImageClassification,
-    ImageFeatures.kind: ImageFeatures,
-    Tensors.kind: Tensors,
-}
-
-
-def to_dict(processor: Processor) -> dict[str, Any]:
-    """`{"kind": kind, **settings}`, JSON-serialisable: the form that the manifest stores."""
-    return {"kind": processor.kind, **processor.to_dict()}
-
-
-def from_dict(stored: Mapping[str, Any]) -> Processor:
-    """The processor that `to_dict` stored.
-
-    Raises:
-        InputError: an unknown kind, an unknown or missing setting, or a value that does not fit; the message
-            starts with the setting's name.
-    """
-    settings = dict(stored)
-    kind = settings.pop("kind", None)
-    if not isinstance(kind, str) or kind not in PROCESSORS:
-        raise InputError(f"kind: expected one of {', '.join(PROCESSORS)}, got {kind!r}")
-    cls: Any = PROCESSORS[kind]
-    known = [field.name for field in fields(cls)]
-    if unknown := [name for name in settings if name not in known]:
-        raise InputError(f"{unknown[0]}: not a setting of {kind}; it has {', '.join(known) or 'none'}")
-    try:
-        processor: Processor = cls(**settings)
-    except TypeError as error:
-        raise InputError(f"kind: {kind} cannot be made from {sorted(settings)}: {error}") from error
-    return processor

@@ -1,0 +1,136 @@
+#include "edgetx/ops/group_attention/kernel.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <string>
+
+#include "edgetx/ops/group_attention/simd.h"
+#include "edgetx/ops/native/rows.h"
+
+namespace edgetx::group_attention {
+namespace {
+
+// Keeps every product of sizes far from overflow.
+constexpr int64_t kLargest = int64_t{1} << 20;
+
+Status Error(const std::string& message) { return Status::Error("GroupAttention: " + message); }
+
+Status CheckShape(const char* name, const Shape& given, const Shape& expected, const Shape& q) {
+  if (given == expected) return {};
+  return Error(std::string(name) + " has shape " + Text(given) + "; expected " + Text(expected) +
+               ", since q has shape " + Text(q));
+}
+
+Status CheckRank(const char* name, const Shape& given, size_t rank, const char* form) {
+  if (given.size() == rank) return {};
+  return Error(std::string(name) + " has shape " + Text(given) + "; expected " + form);
+}
+
+Status CheckChannels(const char* name, int64_t channels, int64_t heads, const char* size) {
+  if (channels >= 1 && channels % heads == 0) return {};
+  return Error(std::string(name) + " has " + std::to_string(channels) + " channels with num_heads=" +
+               std::to_string(heads) + "; expected " + std::to_string(heads) + "·" + size + " for some " + size +
+               " >= 1");
+}
+
+Status CheckRange(const char* name, const int32_t* index, int64_t count, int64_t end, const char* of) {
+  const int32_t* wrong =
+      std::find_if(index, index + count, [end](int32_t i) { return i < -1 || int64_t{i} >= end; });
+  if (wrong == index + count) return {};
+  return Error(std::string(name) + " holds " + std::to_string(*wrong) + "; expected -1 or an index into " + of +
+               ", 0 to " + std::to_string(end - 1));
+}
+
+}  // namespace
+
+Status Validate(const Attributes& a) {
+  if (a.num_heads < 1 || a.num_heads > kLargest) {
+    return Error("num_heads=" + std::to_string(a.num_heads) + "; expected 1 to " + std::to_string(kLargest));
+  }
+  if (!std::isfinite(a.scale) || a.scale <= 0) {
+    return Error("scale=" + std::to_string(a.scale) + "; expected a positive, finite float32 number");
+  }
+  return {};
+}
+
+Status Check(const Attributes& a, const Shapes& shapes) {
+  const auto& [q, k, v, groups, inverse] = shapes;
+  if (Status status = CheckRank("q", q, 2, "[T, h·d]"); !status.ok()) return status;
+  if (Status status = CheckRank("v", v, 2, "[T, h·dv]"); !status.ok()) return status;
+  if (Status status = CheckRank("groups", groups, 2, "[G, S]"); !status.ok()) return status;
+  if (Status status = CheckChannels("q", q[1], a.num_heads, "d"); !status.ok()) return status;
+  if (Status status = CheckChannels("v", v[1], a.num_heads, "dv"); !status.ok()) return status;
+  if (Status status = CheckShape("k", k, q, q); !status.ok()) return status;
+  if (Status status = CheckShape("v", v, {q[0], v[1]}, q); !status.ok()) return status;
+  if (Status status = CheckShape("inverse", inverse, {q[0]}, q); !status.ok()) return status;
+  if (groups[1] < 1) {
+    return Error("groups has shape " + Text(groups) + "; expected at least one slot per group");
+  }
+  return {};
+}
+
+Status CheckIndices(const Shapes& shapes, const Tensors& tensors) {
+  const int64_t slots = shapes.groups[0] * shapes.groups[1];
+  Status status = CheckRange("groups", tensors.groups, slots, shapes.q[0], "the tokens");
+  if (!status.ok()) return status;
+  return CheckRange("inverse", tensors.inverse, shapes.q[0], slots, "the slots");
+}
+
+Plan::Plan(const Attributes& given, const Shapes& shapes, const Tensors& tensors_given, CpuLevel level)
+    : attributes(given),
+      tensors(tensors_given),
+      slots(shapes.groups[1]),
+      head_size(shapes.q[1] / given.num_heads),
+      value_size(shapes.v[1] / given.num_heads),
+      run_(SelectRun(level)) {
+  ListQueries(shapes.q[0], shapes.groups[0]);
+  size_t most = 0;
+  for (const Chunk& chunk : chunks) most = std::max(most, chunk.end - chunk.begin);
+  layout.head = attention::Layout(most, static_cast<size_t>(slots), static_cast<size_t>(head_size),
+                                  static_cast<size_t>(value_size));
+  const auto take = [this](size_t bytes) {
+    const size_t start = layout.bytes;
+    layout.bytes = (start + bytes + 63) / 64 * 64;
+    return start;
+  };
+  layout.keys = take(static_cast<size_t>(slots) * sizeof(int32_t));
+  layout.rows = take(most * sizeof(void*));
+  layout.head_memory = take(layout.head.bytes);
+}
+
+// A counting sort of the tokens by the group that serves them.
+void Plan::ListQueries(int64_t tokens, int64_t groups) {
+  const auto serves = [this](int32_t slot) { return slot >= 0 && tensors.groups[slot] >= 0; };
+  std::vector<size_t> place(static_cast<size_t>(groups) + 1);
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int32_t slot = tensors.inverse[t];
+    if (serves(slot)) {
+      ++place[static_cast<size_t>(slot / slots) + 1];
+    } else {
+      unserved_.push_back(static_cast<int32_t>(t));
+    }
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    const size_t begin = place[static_cast<size_t>(g)];
+    const size_t end = place[static_cast<size_t>(g) + 1] += begin;
+    for (size_t at = begin; at < end; at += kMostQueries) {
+      chunks.push_back({g, at, std::min(at + kMostQueries, end)});
+    }
+  }
+  queries.resize(place.back());
+  for (int64_t t = 0; t < tokens; ++t) {
+    const int32_t slot = tensors.inverse[t];
+    if (serves(slot)) {
+      queries[place[static_cast<size_t>(slot / slots)]++] = {tensors.groups[slot], static_cast<int32_t>(t)};
+    }
+  }
+}
+
+void Plan::Clear() const noexcept {
+  const size_t bytes = static_cast<size_t>(attributes.num_heads * value_size) * SizeOf(tensors.dtype);
+  auto* output = static_cast<std::byte*>(tensors.output);
+  for (const int32_t token : unserved_) std::memset(output + static_cast<size_t>(token) * bytes, 0, bytes);
+}
+
+}  // namespace edgetx::group_attention

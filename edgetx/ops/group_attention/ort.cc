@@ -1,0 +1,90 @@
+#include "edgetx/ops/group_attention/ort.h"
+
+#include <algorithm>
+#include <optional>
+#include <string>
+
+#include "edgetx/ops/group_attention/kernel.h"
+#include "edgetx/ops/native/ort_op.h"
+#include "edgetx/ops/native/scratch.h"
+
+namespace edgetx::group_attention {
+namespace {
+
+// Enough for an even load, few enough to cost nothing.
+constexpr int64_t kMaxTasks = 64;
+
+ScratchPool& Pool() {
+  static ScratchPool pool;
+  return pool;
+}
+
+class Task : public ort::ParallelBody {
+ public:
+  Task(const Plan& plan, int64_t count) : plan_(plan), count_(count) {}
+
+  Status Run(size_t index) override {
+    const auto i = static_cast<int64_t>(index);
+    const ScratchPool::Lease scratch(Pool(), plan_.scratch_bytes());
+    plan_.Run(plan_.items() * i / count_, plan_.items() * (i + 1) / count_, scratch.data());
+    return {};
+  }
+
+ private:
+  const Plan& plan_;
+  const int64_t count_;
+};
+
+struct Definition {
+  static constexpr const char* kName = "GroupAttention";
+  static constexpr std::array<ort::Slot, 5> kInputs{{{"q"},
+                                                     {"k"},
+                                                     {"v"},
+                                                     {"groups", false, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32},
+                                                     {"inverse", false, ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32}}};
+  static constexpr size_t kOutputs = 1;
+
+  Attributes attributes;
+
+  Status Read(const OrtKernelInfo* info) {
+    if (Status status = ort::Read(info, "num_heads", &attributes.num_heads); !status.ok()) return status;
+    if (Status status = ort::Read(info, "scale", &attributes.scale); !status.ok()) return status;
+    std::string activation;
+    if (Status status = ort::Read(info, "activation", &activation); !status.ok()) return status;
+    if (activation == "relu2") {
+      attributes.activation = Activation::kRelu2;
+    } else if (activation != "softmax") {
+      return Status::Error("GroupAttention: activation='" + activation + "'; accepted: softmax, relu2");
+    }
+    return Validate(attributes);
+  }
+
+  Status Compute(DType dtype, CpuLevel level, const std::array<std::optional<ort::Tensor>, kInputs.size()>& inputs,
+                 OrtKernelContext* context) const {
+    const auto& [q, k, v, groups, inverse] = inputs;
+    const Shapes shapes{q->shape, k->shape, v->shape, groups->shape, inverse->shape};
+    if (Status status = Check(attributes, shapes); !status.ok()) return status;
+    Tensors tensors;
+    tensors.dtype = dtype;
+    tensors.q = q->data;
+    tensors.k = k->data;
+    tensors.v = v->data;
+    tensors.groups = static_cast<const int32_t*>(groups->data);
+    tensors.inverse = static_cast<const int32_t*>(inverse->data);
+    if (Status status = CheckIndices(shapes, tensors); !status.ok()) return status;
+    if (Status status = ort::Output(context, 0, shapes.v, &tensors.output); !status.ok()) return status;
+
+    const Plan plan(attributes, shapes, tensors, level);
+    plan.Clear();
+    if (plan.items() == 0) return {};
+    const int64_t count = std::min(plan.items(), kMaxTasks);
+    Task task(plan, count);
+    return ort::ParallelFor(context, static_cast<size_t>(count), &task);
+  }
+};
+
+}  // namespace
+
+std::array<const OrtCustomOp*, 3> CustomOps() { return ort::CustomOpsOf<Definition>(); }
+
+}  // namespace edgetx::group_attention

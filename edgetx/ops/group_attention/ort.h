@@ -1,0 +1,13 @@
+// GroupAttention for ONNX Runtime.
+#pragma once
+
+#include <onnxruntime_c_api.h>
+
+#include <array>
+
+namespace edgetx::group_attention {
+
+// One operator per element type, all of them named GroupAttention; they live as long as the library.
+std::array<const OrtCustomOp*, 3> CustomOps();
+
+}  // namespace edgetx::group_attention

@@ -1,0 +1,46 @@
+// Attention of one head on gathered rows: what operators share that differ only in who attends to whom.
+//
+//   s = q·kᵀ + bias + mask        out = softmax(s)·v   or   relu(s)²·v, unnormalised
+//
+// attention-inl.h has the vector code.
+#pragma once
+
+#include <cstddef>
+
+namespace edgetx::attention {
+
+constexpr size_t kMaxLanes = 16;  // float32 lanes of the widest vectors
+constexpr size_t kMaxRows = 6;    // queries that are computed at once
+
+enum class Activation { kSoftmax, kRelu2 };
+
+// Where the working memory of one thread lies, in bytes from its start; each part is aligned to 64 bytes.
+struct Layout {
+  Layout() = default;
+  // For heads of at most this many queries and keys.
+  Layout(size_t queries, size_t keys, size_t head_size, size_t value_size);
+
+  size_t head_size = 0;
+  size_t value_size = 0;
+  size_t queries = 0;  // float[queries][head_size], scaled
+  size_t keys = 0;     // float[kMaxLanes][key_stride]: one vector of keys, to be transposed
+  size_t panels = 0;   // float[logit_stride][head_size]: the keys, transposed in panels
+  size_t values = 0;   // float[keys][value_stride]
+  size_t logits = 0;   // float[group][logit_stride]
+  size_t highest = 0;  // float[group][kMaxLanes]
+  size_t factors = 0;  // float[group]
+  size_t result = 0;   // float[kMaxRows][value_stride]
+  size_t bytes = 0;
+  size_t key_stride = 0;
+  size_t value_stride = 0;
+  size_t logit_stride = 0;
+  size_t group = 0;  // queries that go through the three steps together
+};
+
+// What is added to the logits; what is absent is null.
+struct Addends {
+  const float* bias = nullptr;           // [queries][keys]
+  const float* const* masks = nullptr;   // per query, a row of all keys, aligned and padded to whole vectors
+};
+
+}  // namespace edgetx::attention
