@@ -8,12 +8,10 @@ from __future__ import annotations
 from importlib import util
 from math import inf
 from pathlib import Path
-from time import perf_counter
 
+from benchmarks.engines import engines_of
 from benchmarks.record import Goal, Progress, Record
-from edgetx import capture, pipeline
-from edgetx.benchmark import BenchReport, EngineSpec, compare, feeds
-from edgetx.errors import ExportError
+from edgetx.benchmark import BenchReport, compare
 
 TITLE = "Swin and SwinV2 against their stock export"
 MODELS = {
@@ -29,7 +27,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     goals: list[Goal] = []
     notes = [] if util.find_spec("openvino") else ["OpenVINO is not installed here, so it is not compared."]
     for name, (source, least) in MODELS.items():
-        engines, exported = _engines(folder / name, name, source, progress)
+        engines, exported = engines_of(folder / name, name, source, progress)
         report = compare(
             engines, baseline="stock", threads=threads, runs=runs, rounds=rounds, progress=progress
         )
@@ -54,49 +52,3 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
         )
         goals += exported
     return Record(title=TITLE, reports=reports, goals=goals, notes=notes)
-
-
-def _engines(folder: Path, name: str, source: str, progress: Progress) -> tuple[list[EngineSpec], list[Goal]]:
-    folder.mkdir(parents=True)
-    progress(f"{name}: loading")
-    reference = pipeline.load_reference(source, pretrained=False)
-    progress(f"{name}: stock export")
-    stock = folder / "stock.onnx"
-    # The first export of a process also pays for imports; without this one, only the stock export would.
-    capture.export_stock(reference, stock)
-    start = perf_counter()
-    reason = capture.export_stock(reference, stock)
-    stock_seconds = perf_counter() - start
-    if reason is not None:
-        raise ExportError(
-            f"the stock export of {source} failed, so there is nothing to compare with: {reason}"
-        )
-    start = perf_counter()
-    package = pipeline.export_reference(
-        reference, output=folder / f"{name}.edgetx", progress=lambda step: progress(f"{name}: {step}")
-    )
-    seconds = perf_counter() - start
-    inputs = folder / "inputs.npz"
-    feeds.save(inputs, reference.samples[0])
-    engines = [
-        EngineSpec(name="edgetx", kind="package", path=str(package.path), inputs=str(inputs)),
-        EngineSpec(name="stock", kind="onnx", path=str(stock), inputs=str(inputs)),
-        EngineSpec(name="torch eager", kind="torch", path=source, pretrained=False, inputs=str(inputs)),
-    ]
-    if util.find_spec("openvino"):
-        engines.append(EngineSpec(name="OpenVINO", kind="openvino", path=str(stock), inputs=str(inputs)))
-    goals = [
-        Goal(
-            what=f"{name}: export, verified, minus stock export",
-            measured=seconds - stock_seconds,
-            unit="s",
-            at_most=5.0,
-        )
-    ]
-    if package.verdict is not None:
-        goals.append(
-            Goal(
-                what=f"{name}: max abs error against PyTorch", measured=package.verdict.max_abs, at_most=1e-5
-            )
-        )
-    return engines, goals

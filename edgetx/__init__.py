@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgetx.errors import EdgetxError
     from edgetx.package import Package
     from edgetx.pipeline import deploy, export
+    from edgetx.restoration import restore
     from edgetx.runtimes import load
     from edgetx.verification import verify
 
@@ -36,6 +37,7 @@ _HOME = {
     "deploy": "pipeline",
     "export": "pipeline",
     "load": "runtimes",
+    "restore": "restoration",
     "verify": "verification",
 }
 
@@ -52,6 +54,7 @@ __all__ = [
     "deploy",
     "export",
     "load",
+    "restore",
     "verify",
 ]
 

@@ -140,7 +140,7 @@ def _zeros(like: ir.Value) -> ir.Value:
     assert graph is not None and like.shape is not None and dtype is not None
     name = f"edgetx.zeros_{like.shape[0]}_{dtype.name.lower()}"
     if name not in graph.initializers:
-        zeros = ir.tensor(np.zeros(tuple(like.shape), dtype.numpy()), dtype=dtype, name=name)
+        zeros = ir.tensor(np.zeros(like.shape.numpy(), dtype.numpy()), dtype=dtype, name=name)
         graph.register_initializer(ir.val(name, const_value=zeros))
     return graph.initializers[name]
 

@@ -17,8 +17,8 @@ from edgetx.exporters._windowed import Block
 
 _MODULE = "spandrel.architectures.RGT.__arch.rgt"
 SMALLEST, LARGEST = 16, 1023
-"""Pixels of a side. RG-SA reduces the map by 4 x 4 twice, which needs 16 pixels; where a side has 1,024 or more
-the library reduces three times or more, so that a larger picture goes through the package in tiles."""
+"""Pixels of a side. RG-SA reduces the map by 4 x 4 twice, which needs 16 pixels; from 1,024 on the library
+reduces three times or more, so that a larger picture goes through the package in tiles."""
 
 
 class LocalAttention(nn.Module):

@@ -347,7 +347,11 @@ def test_a_processor_survives_json(processor: Processor) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "kind: expected one of image-classification, image-features, tensors, got None"),
+        (
+            {},
+            "kind: expected one of image-classification, image-features, image-restoration, tensors, got "
+            "None",
+        ),
         ({"kind": "tensors", "size": 1}, "size: not a setting of tensors; it has none"),
         ({"kind": "image-features"}, r"kind: image-features cannot be made from \[\]"),
         ({"kind": "image-features", "size": [0, 3]}, "size: expected two positive integers"),

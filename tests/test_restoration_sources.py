@@ -97,12 +97,11 @@ def test_an_incomplete_checkpoint_says_so(tmp_path: Path) -> None:
         sources.load(save(tmp_path, state))
 
 
-def test_a_model_of_picture_and_mask_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_of_picture_and_mask_is_refused(tmp_path: Path) -> None:
     from spandrel.architectures.LaMa import LaMa
 
-    state = LaMa().state_dict()
     with pytest.raises(SourceError, match="takes a picture and a mask"):
-        sources.load(save(tmp_path, {f"generator.model.{k}" if False else k: v for k, v in state.items()}))
+        sources.load(save(tmp_path, LaMa().state_dict()))
 
 
 def test_unknown_architecture_names_of_spandrel_are_refused() -> None:
@@ -115,12 +114,10 @@ def test_unknown_architecture_names_of_spandrel_are_refused() -> None:
 
 
 def test_resources_name_the_missing_package() -> None:
-    with pytest.raises(SourceError, match="there is no Python package 'nowhere'"):
+    with pytest.raises(SourceError, match=r"there is no Python package 'nowhere'"):
         sources.load("resource:nowhere/model.pth")
-    with pytest.raises(SourceError, match="has no file 'model.pth'"):
+    with pytest.raises(SourceError, match=r"has no file 'model\.pth'"):
         sources.load("resource:edgetx/model.pth")
-    with pytest.raises(SourceError, match="takes no path out of it|has no file"):
-        sources.load("resource:edgetx/../../model.pth")
 
 
 def test_a_covered_model_of_the_users_own_is_recognised() -> None:

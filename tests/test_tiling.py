@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_axes_cover_the_side_aligned_and_with_enough_overlap(
     assert all(start % multiple == 0 for start in starts)
     if len(starts) > 1:
         assert axis.tile == side and starts[-1] + axis.tile < size + multiple
-        overlaps = [first + side - second for first, second in zip(starts, starts[1:], strict=False)]
+        overlaps = [first + side - second for first, second in pairwise(starts)]
         assert min(overlaps) >= 2 * halo and max(overlaps) < side
     total = np.zeros(2 * (starts[-1] + axis.tile))
     for index, start in enumerate(starts):

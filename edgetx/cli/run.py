@@ -1,4 +1,4 @@
-"""`run`: a package on images, arrays or whole folders of pictures."""
+"""`run`: a package on images or arrays, or pictures through a restoration package (`edgetx.cli.pictures`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetx.cli import options
+from edgetx.cli import options, pictures
 from edgetx.cli.console import emit_json, quiet_stdout, show_prediction
 from edgetx.core import Target
 from edgetx.errors import InputError
@@ -24,22 +24,65 @@ def run(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Images, or FILE.npy or FILE.npz with one array per input: one run each. "
-            "NAME=FILE.npy for every input: one run.",
+            help="Images, folders or globs of them; or FILE.npy or FILE.npz with one array per input: one "
+            "run each. NAME=FILE.npy for every input: one run.",
         ),
     ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE.npz", help="Write the output tensors here.")
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FILE|DIR",
+            help="Write the output tensors (.npz), the restored picture, or the pictures of a folder here.",
+        ),
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing pictures.")] = False,
+    tile: Annotated[
+        int | None, typer.Option("--tile", min=1, metavar="PIXELS", help="Side of a picture's tiles.")
+    ] = None,
+    halo: Annotated[
+        int | None,
+        typer.Option("--halo", min=0, metavar="PIXELS", help="Context around a tile; default the package's."),
+    ] = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Tiles per run.")] = 1,
+    blend: Annotated[
+        bool, typer.Option("--blend/--no-blend", help="Mix tiles over their overlaps, or crop them.")
+    ] = True,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory", metavar="SIZE", help="Choose tiles so that the process stays below, e.g. 512M."
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option("--mask", metavar="FILE", help="Region labels, for models that take regions."),
+    ] = None,
+    check_seams: Annotated[
+        bool, typer.Option("--check-seams", help="Also restore whole, and compare.")
+    ] = False,
     runtime: options.Runtime = None,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
     json: options.Json = False,
 ) -> None:
-    """Run a package on images (prints predictions) or arrays (prints a summary of the outputs)."""
+    """Run a package on images (prints predictions), pictures (restores them) or arrays (prints a summary)."""
     import edgetx
 
+    if pictures.restores(package) and not any(_is_tensor(text) for text in inputs):
+        settings = pictures.Settings(tile, halo, batch, blend, max_memory, mask, check_seams)
+        target = Target(device=device, threads=threads, custom_ops=custom_ops)
+        pictures.run(
+            package, inputs, output, settings, runtime=runtime, target=target, force=force, json=json
+        )
+        return
+    if any((force, tile, halo, max_memory, mask, check_seams)):
+        raise InputError(
+            "--force, --tile, --halo, --max-memory, --mask and --check-seams are for pictures through a "
+            f"restoration package; {package} is run on {' '.join(inputs)}"
+        )
     with quiet_stdout():
         target = Target(device=device, threads=threads, custom_ops=custom_ops)
         session = edgetx.load(package, runtime=runtime, target=target)
@@ -57,6 +100,11 @@ def run(
         return
     for name, answer, _ in results:
         show_prediction(answer, title=name)
+
+
+def _is_tensor(text: str) -> bool:
+    named = text.partition("=")[0].isidentifier() and "=" in text
+    return named or Path(text).suffix in TENSOR_SUFFIXES
 
 
 def _read_inputs(session: Session, inputs: list[str]) -> list[tuple[str, dict[str, Any], Processor]]:

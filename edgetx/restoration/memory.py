@@ -160,9 +160,8 @@ class MemoryProfile:
         if pixels <= known[0][0] or len(known) == 1:
             (size, growth) = known[0]
             return growth if pixels <= size else growth * pixels // size
-        for (size, growth), (larger, more) in zip(known, known[1:], strict=False):
-            if pixels <= larger:
-                break
+        above = next((index for index, (size, _) in enumerate(known) if pixels <= size), len(known) - 1)
+        (size, growth), (larger, more) = known[above - 1], known[above]
         slope = max((more - growth) / (larger - size), 0.0)
         return int(growth + slope * (pixels - size))
 

@@ -136,7 +136,8 @@ class Sides:
         """The least side that is worth a run: half of it counts, and it has `SMALLEST` pixels."""
         if isinstance(self.allowed, int):
             return self.allowed
-        return -(-max(self.allowed.min, SMALLEST, 4 * self.halo) // self.step) * self.step
+        least = max(self.allowed.min, SMALLEST, 4 * self.halo, 2 * self.halo + self.multiple)
+        return -(-least // self.step) * self.step
 
     def tiled(self, size: int, side: int) -> Axis:
         """Tiles of `side` pixels that cover `size`, evenly spread; one where the picture is no larger.
@@ -187,7 +188,8 @@ class Sides:
         if side < 2 * self.halo + self.multiple:
             raise InputError(
                 f"a tile of {side} pixels is too small for a halo of {self.halo} on both sides and windows "
-                f"of {self.multiple}; use a tile of at least {2 * self.halo + self.multiple}, or a smaller --halo"
+                f"of {self.multiple}; use a tile of at least {2 * self.halo + self.multiple}, or a smaller "
+                "--halo"
             )
 
 
@@ -201,14 +203,14 @@ def best(size: tuple[int, int], rows: Sides, columns: Sides, max_pixels: int) ->
         Rows and columns; None where even the smallest tiles are larger.
     """
     chosen: tuple[Axis, Axis] | None = None
-    cost = math.inf
+    least: tuple[float, float] = (math.inf, math.inf)
     across = list(_splits(size[1], columns))
     for down in _splits(size[0], rows):
         for axis in across:
             area = down.tile * axis.tile
             count = len(down.starts) * len(axis.starts)
-            if area <= max_pixels and (area * count, count) < (cost, math.inf):
-                chosen, cost = (down, axis), area * count
+            if area <= max_pixels and (area * count, count) < least:
+                chosen, least = (down, axis), (area * count, count)
     return chosen
 
 

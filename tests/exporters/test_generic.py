@@ -136,8 +136,8 @@ def test_flatten_refuses_what_it_cannot_name(output: Any) -> None:
 
 
 def test_registry() -> None:
-    assert [architecture.id for architecture in exporters.architectures()] == ["swin", "swinv2"]
+    assert tuple(architecture.id for architecture in exporters.architectures()) == exporters.ids()
     assert exporters.architectures() is exporters.architectures()
     assert exporters.get("swin") is exporters.architectures()[0]
-    with pytest.raises(InputError, match="known: swin, swinv2, generic"):
+    with pytest.raises(InputError, match=r"known: swin, swinv2, .*, generic"):
         exporters.get("vit")
