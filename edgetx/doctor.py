@@ -20,6 +20,7 @@ LIBRARIES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("torch", ("torch",), "export", "pip install 'edgetx[export]'"),
     ("torchvision", ("torchvision",), "export from torchvision", "pip install 'edgetx[export]'"),
     ("timm", ("timm",), "export from timm", "pip install 'edgetx[export]'"),
+    ("spandrel", ("spandrel",), "restoration models from bare checkpoints", "pip install 'edgetx[export]'"),
     ("transformers", ("transformers",), "export from transformers", "pip install 'edgetx[hf]'"),
     ("safetensors", ("safetensors",), ".safetensors checkpoints", "pip install 'edgetx[export]'"),
     ("onnx", ("onnx",), "export, inspect", "pip install 'edgetx[export]'"),
