@@ -43,7 +43,8 @@ class Report:
     Attributes:
         tiles: how many runs' worth of tiles; 1 is the whole picture.
         seam_psnr: in dB, how well neighbouring tiles agree in their overlaps; None without any.
-        untiled_psnr: in dB, against the picture restored whole; None unless that was asked for.
+        untiled_psnr: in dB, against the picture restored whole, both clamped but not rounded to 8 bits; None
+            unless that was asked for.
         peak_bytes: None where the system does not tell.
         note: why the picture was tiled, where the user did not ask for it.
     """
@@ -197,6 +198,9 @@ class Restorer:
         height, width = pixels.shape[:2]
         plan, note = self._plan(height, width)
         canvas = np.empty((scale * height, scale * width, processor.out_channels), np.uint8)
+        unrounded = (
+            np.empty((processor.out_channels, *canvas.shape[:2]), np.float32) if self._check_seams else None
+        )
 
         def feed(rows: slice, columns: slice) -> dict[str, Any]:
             part = None if regions is None else tiling.cut(regions, rows, columns)
@@ -204,13 +208,15 @@ class Restorer:
 
         def emit(top: int, left: int, block: np.ndarray[Any, Any]) -> None:
             canvas[top : top + block.shape[1], left : left + block.shape[2]] = to_bytes(block)
+            if unrounded is not None:
+                unrounded[:, top : top + block.shape[1], left : left + block.shape[2]] = block.clip(0, 1)
 
         seams = tiling.restore(self._run, feed, plan, emit, progress=progress)
         alpha = None if processor.out_channels == 4 else picture.alpha
         image = images.compose(canvas, alpha, picture)
         peak = peak_memory()
         seconds = perf_counter() - start
-        untiled = self._against_whole(feed, canvas, height, width) if self._check_seams else None
+        untiled = None if unrounded is None else self._against_whole(feed, unrounded, height, width)
         return Restored(
             image,
             Report(
@@ -287,8 +293,9 @@ class Restorer:
         if memory.why_not(self._target) is not None:
             return None
         scale, channels = self.processor.scale, self.processor.out_channels
-        # The canvas, the Pillow image made of it, and a strip of float32 for blending a row of tiles.
-        pictures = scale * scale * channels * height * width * 2
+        # The canvas, the Pillow image made of it, a strip of float32 for blending a row of tiles, and
+        # the unrounded picture where it is compared.
+        pictures = scale * scale * channels * height * width * (6 if self._check_seams else 2)
         strip = 4 * channels * scale * scale * width * min(height, 256) if self._blend else 0
         return max(self._budget() - (memory.resident() or 0) - pictures - strip, 0)
 
@@ -311,7 +318,7 @@ class Restorer:
         return wanted if allowed.max is None else min(wanted, allowed.max // step * step)
 
     def _against_whole(
-        self, feed: Callable[[slice, slice], dict[str, Any]], canvas: Any, height: int, width: int
+        self, feed: Callable[[slice, slice], dict[str, Any]], tiled: Any, height: int, width: int
     ) -> float | None:
         """PSNR in dB of the tiled picture against the one restored whole; None where that cannot be."""
         import numpy as np
@@ -319,14 +326,14 @@ class Restorer:
         whole = [side.untiled(size) for side, size in zip(self._sides, (height, width), strict=True)]
         if None in whole:
             return None
-        expected = np.empty_like(canvas)
+        expected = np.empty_like(tiled)
 
         def emit(_top: int, _left: int, block: np.ndarray[Any, Any]) -> None:
-            expected[...] = to_bytes(block)
+            expected[...] = block.clip(0, 1)
 
         plan = Plan(whole[0], whole[1], self.processor.scale, self._batch, False, self._fill)  # type: ignore[arg-type]
         tiling.restore(self._run, feed, plan, emit)
-        return quality.psnr(expected, canvas, data_range=255)
+        return quality.psnr(expected, tiled, data_range=1)
 
 
 def restore(
