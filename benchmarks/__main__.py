@@ -10,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS
 
-NAMES = ("swin", "operators", "overhead", "parity", "restoration", "restoration_quality")
+NAMES = ("swin", "operators", "overhead", "parity", "restoration", "restoration_quality", "tiling")
 
 
 def main() -> int:
