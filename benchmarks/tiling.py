@@ -62,9 +62,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
                 unit="MB",
                 at_most=OVER * BUDGET / 2**20,
             ),
-            Goal(
-                what="peak memory of the process, untiled", measured=whole["peak_bytes"] / 2**20, unit="MB"
-            ),
+            Goal(what="peak memory of the process, untiled", measured=whole["peak_bytes"] / 2**20, unit="MB"),
             Goal(what="time, tiled / untiled", measured=tiled["seconds"] / whole["seconds"]),
         ],
         notes=[
