@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
+import onnx_ir.passes.common
 import torch
 
 from edgetx import __version__, fusion, ops
@@ -79,6 +80,8 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
     _keep_module_names(model)
     fusion.fuse(model)
     _name_dimensions(model, io)
+    # An inner value may have had the name of an input or output already.
+    ir.passes.common.NameFixPass()(model)
     ops.attach_bodies(model, bodies)
     model.producer_name, model.producer_version = "edgetx", __version__
     model.graph.name = reference.name

@@ -21,7 +21,7 @@ ort = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
 from edgetx.errors import EdgetxError  # noqa: E402
-from edgetx.ops import attach_bodies, library, strip_bodies  # noqa: E402
+from edgetx.ops import attach_bodies, gpu, library, strip_bodies  # noqa: E402
 from edgetx.ops.group_attention import GroupAttentionAttributes, apply  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -139,6 +139,16 @@ def run_native(
     return run_session(model, tensors, native=True, threads=threads)
 
 
+def run_triton(a: GroupAttentionAttributes, tensors: list[torch.Tensor]) -> torch.Tensor:
+    from edgetx.ops.group_attention.triton_kernel import group_attention
+
+    width = tensors[0].shape[1]
+    return group_attention(a.with_scale(width), *(tensor.to(DEVICE) for tensor in tensors)).cpu()
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+no_triton = gpu.why_not(torch.zeros(1, device=DEVICE))
+needs_triton = pytest.mark.skipif(no_triton is not None, reason=str(no_triton))
 needs_library = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 BACKENDS = [
     pytest.param(run_torch, id="torch"),
@@ -231,6 +241,23 @@ def cases(draw: st.DrawFn) -> Case:
 @given(case=cases())
 def test_drawn(backend: Backend, case: Case) -> None:
     assert_matches(backend, case.attributes, case.tensors())
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [(torch.float32, 4e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str
+)
+@DRAWN
+@given(case=cases())
+def test_triton_drawn(dtype: torch.dtype, allowed: float, case: Case) -> None:
+    tensors = [torch.from_numpy(tensor) for tensor in case.tensors()]
+    tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
+    wide = [tensor.float().numpy() for tensor in tensors[:3]] + [tensor.numpy() for tensor in tensors[3:]]
+    expected, given_ = reference(case.attributes, wide), run_triton(case.attributes, tensors).float().numpy()
+    assert given_.shape == expected.shape
+    assert not np.isnan(given_).any()
+    error = float(np.abs(given_ - expected).max(initial=0))
+    assert error <= allowed * max(1.0, float(np.abs(expected).max(initial=0))), f"{error:.2e}"
 
 
 ROUNDING = {"FLOAT16": 2.0**-11, "BFLOAT16": 2.0**-8}

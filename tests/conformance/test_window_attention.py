@@ -21,7 +21,7 @@ ort = pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
 
 from edgetx.errors import EdgetxError  # noqa: E402
-from edgetx.ops import attach_bodies, library, strip_bodies  # noqa: E402
+from edgetx.ops import attach_bodies, gpu, library, strip_bodies  # noqa: E402
 from edgetx.ops.window_attention import WindowAttentionAttributes, apply  # noqa: E402
 
 Tensors = list[np.ndarray[Any, Any]]
@@ -189,6 +189,16 @@ def run_native(a: WindowAttentionAttributes, tensors: Tensors, dtype: str = "FLO
     return run_session(node_model(a, tensors, opset=20, dtype=dtype), tensors, native=True)
 
 
+def run_triton(a: WindowAttentionAttributes, tensors: list[torch.Tensor]) -> torch.Tensor:
+    from edgetx.ops.window_attention.triton_kernel import window_attention
+
+    given_ = [tensor.to(DEVICE) for tensor in tensors]
+    return window_attention(a, *[*given_, None, None, None][:4]).cpu()
+
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+no_triton = gpu.why_not(torch.zeros(1, device=DEVICE))
+needs_triton = pytest.mark.skipif(no_triton is not None, reason=str(no_triton))
 needs_library = pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
 BACKENDS = [
     pytest.param(run_torch, id="torch"),
@@ -295,6 +305,36 @@ def cases(draw: st.DrawFn) -> Case:
 @given(case=cases())
 def test_drawn(backend: Backend, case: Case) -> None:
     assert_matches(backend, case.attributes, case.tensors())
+
+
+def interpretable(case: Case) -> Case:
+    """The case on a smaller map with fewer heads: the interpreter takes milliseconds per program."""
+    if DEVICE == "cuda":
+        return case
+    a = case.attributes
+    return replace(
+        case,
+        attributes=replace(a, num_heads=min(a.num_heads, 2)),
+        batch=min(case.batch, 2),
+        size=tuple(min(size, 2 * window) for size, window in zip(case.size, a.window, strict=True)),
+    )
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("dtype", "allowed"), [(torch.float32, None), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str
+)
+@DRAWN
+@given(case=cases().map(interpretable))
+def test_triton_drawn(dtype: torch.dtype, allowed: float | None, case: Case) -> None:
+    a = case.attributes
+    tensors = [torch.from_numpy(tensor).to(dtype) for tensor in case.tensors()]
+    expected = reference(a, [tensor.float().numpy() for tensor in tensors])
+    given_ = run_triton(a, tensors).float().numpy()
+    assert given_.shape == expected.shape
+    error = float(np.abs(given_ - expected).max())
+    largest = max(1.0, float(np.abs(expected).max()))
+    assert error <= (tolerance(a, case.tensors()) if allowed is None else allowed * largest), f"{error:.2e}"
 
 
 ROUNDING = {"FLOAT16": 2.0**-11, "BFLOAT16": 2.0**-8}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from edgetx.errors import InputError
+from edgetx.ops import gpu
 from edgetx.ops.group_attention.attributes import INPUTS, Activation, GroupAttentionAttributes, why_not
 
 SCHEMA = (
@@ -68,6 +69,10 @@ def _eager(
 ) -> Tensor:
     attributes = _attributes(num_heads, scale, activation)
     _check(attributes, q, k, v, groups, inverse)
+    if gpu.takes(q):
+        from edgetx.ops.group_attention import triton_kernel
+
+        return triton_kernel.group_attention(attributes, q, k, v, groups, inverse)
     _check_range("groups", groups, len(q), "the tokens")
     _check_range("inverse", inverse, groups.numel(), "the slots")
     return _define(attributes, q, k, v, groups, inverse)

@@ -1,5 +1,7 @@
 """The PyTorch operator `edgetx::window_attention`; its eager implementation is the operator's definition.
 
+On an NVIDIA GPU the Triton kernel runs instead, where `edgetx.ops.gpu` does not say why not.
+
 Semantics read in: timm 1.0 `swin_transformer.py`, `swin_transformer_v2.py` (roll, then pad; the shift stays),
 torchvision 0.28 `models/swin_transformer.py` (pad, then roll; a single window drops the shift of its axis),
 transformers 4.57 `modeling_swin.py` (of both axes), HAT's overlapping cross-attention block.
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor
 
 from edgetx.errors import InputError
+from edgetx.ops import gpu
 from edgetx.ops.window_attention.attributes import (
     Mask,
     Pad,
@@ -102,6 +105,10 @@ def _eager(
         shift_when_single, scale, pad, tuple(pad_to),
     )  # fmt: skip
     _check(attributes, qkv, bias, head_scale, pad_value)
+    if gpu.takes(qkv):
+        from edgetx.ops.window_attention import triton_kernel
+
+        return triton_kernel.window_attention(attributes, qkv, bias, head_scale, pad_value)
     return _define(attributes, qkv, bias, head_scale, pad_value)
 
 
