@@ -10,7 +10,16 @@ from pathlib import Path
 
 from benchmarks.record import RESULTS
 
-NAMES = ("swin", "operators", "overhead", "parity", "restoration", "restoration_quality", "tiling")
+NAMES = (
+    "swin",
+    "operators",
+    "overhead",
+    "parity",
+    "restoration",
+    "restoration_quality",
+    "tiling",
+    "flatformer",
+)
 
 
 def main() -> int:

@@ -43,26 +43,31 @@ class Goal(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """The reports of one script by title, the goals they are held to, and notes."""
+    """The reports of one script by title, the goals they are held to, notes, and SVG figures by file name."""
 
     title: str
     reports: dict[str, BenchReport]
     goals: list[Goal]
     notes: list[str] = []
+    figures: dict[str, str] = {}
 
     def to_markdown(self) -> str:
         """A page: the goals, then one table per report."""
         lines = [f"# {self.title}", "", "| what | measured | goal | |", "| --- | --- | --- | --- |"]
         lines += [f"| {' | '.join(goal.cells())} |" for goal in self.goals]
         lines += ["", *[f"- {note}" for note in self.notes]] if self.notes else []
+        lines += [f"\n![{name}]({name})" for name in self.figures]
         for title, report in self.reports.items():
             lines += ["", f"## {title}", "", report.to_markdown().rstrip()]
         return "\n".join(lines) + "\n"
 
     def save(self, stem: str, folder: Path, scratch: Path) -> Path:
-        """Write `<stem>.json` and `<stem>.md` with paths relative to `scratch`; returns the latter."""
+        """Write `<stem>.json`, `<stem>.md` and figures, paths relative to `scratch`; returns the page."""
         folder.mkdir(parents=True, exist_ok=True)
-        text = msgspec.json.format(msgspec.json.encode(self), indent=2).decode().replace(f"{scratch}/", "")
+        for name, figure in self.figures.items():
+            (folder / name).write_text(figure, encoding="utf-8")
+        plain = msgspec.json.encode(msgspec.structs.replace(self, figures={}))
+        text = msgspec.json.format(plain, indent=2).decode().replace(f"{scratch}/", "")
         (folder / f"{stem}.json").write_text(text + "\n", encoding="utf-8")
         page = folder / f"{stem}.md"
         page.write_text(self.to_markdown(), encoding="utf-8")

@@ -99,7 +99,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class IOSpec:
-    """What goes in and out of a model, and the range of every symbol that its inputs name."""
+    """What goes in and out of a model, and the range of every symbol that its inputs name.
+
+    Outputs may have symbols of their own: sizes that depend on the data, such as `detections`.
+    """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -224,6 +227,19 @@ class Rewrite:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A part of a rewritten model that can be exported, timed and run on its own.
+
+    `module(*tensors)` takes and returns tensors as `Reference.module` does. Inputs are, by name, inputs of
+    the whole or outputs of earlier stages; `io.symbols` may start at 0 where a size depends on the data.
+    """
+
+    name: str
+    module: torch.nn.Module
+    io: IOSpec
+
+
 class Architecture(ABC):
     """What an exporter declares about one family of models. Stateless; one instance per registry line."""
 
@@ -244,6 +260,17 @@ class Architecture(ABC):
     @abstractmethod
     def rewrite(self, module: torch.nn.Module) -> Rewrite:
         """A copy that shares the weights and calls edgetx operators; `module` itself is not changed."""
+
+    def stages(self, module: torch.nn.Module) -> Sequence[Stage]:
+        """The parts of a module that `rewrite` made, which run one after the other are the whole; () if none.
+
+        Every output of the whole is an output of some stage.
+        """
+        return ()
+
+    def samples(self, module: torch.nn.Module) -> Sequence[Feeds]:
+        """Inputs to verify `module` with where random numbers would not do; () leaves them to its source."""
+        return ()
 
     def processor(self, module: torch.nn.Module) -> Processor | None:
         """The processor that goes with `module`; None leaves it to the library that the model came from."""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetx import ops
 from edgetx import package as packages
-from edgetx.core import Reference, Target, TensorSpec, Verdict
-from edgetx.errors import ExportError, UnavailableError, VerificationError
+from edgetx.core import Architecture, IOSpec, Processor, Reference, Stage, Target, TensorSpec, Verdict
+from edgetx.errors import ExportError, InputError, UnavailableError, VerificationError
 from edgetx.ops import Variant as Bodies
-from edgetx.package import Case, Manifest, Package
+from edgetx.package import Case, IOEntry, Manifest, Package, StageEntry
 from edgetx.verification import verify
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
     import torch
 
     from edgetx.benchmark import BenchReport
@@ -64,6 +67,7 @@ def export(
     inputs: Sequence[TensorSpec] = (),
     images: Sequence[str | Path] = (),
     bodies: Bodies = "attention",
+    split: bool = False,
     force: bool = False,
     progress: Progress = _silent,
 ) -> Package:
@@ -81,6 +85,7 @@ def export(
         images: photographs to verify with instead of the built-in ones.
         bodies: which standard ONNX operators stand behind each edgetx operator, for engines without ours:
             `attention` (opset 23) or `primitive` (opset 20).
+        split: also write the model's stages, each to a file of its own, and verify them as a chain.
         force: replace an existing package.
         progress: called with one line per step.
 
@@ -89,7 +94,7 @@ def export(
 
     Raises:
         SourceError: the model cannot be loaded.
-        ExportError: it cannot be traced or written as ONNX.
+        ExportError: it cannot be traced or written as ONNX, or has no stages to split it into.
         VerificationError: the package's outputs differ from PyTorch's; nothing is written.
         PackageError: the output folder cannot be written, or exists and `force` is not given.
     """
@@ -97,7 +102,41 @@ def export(
     reference = load_reference(
         source, example_inputs, pretrained=pretrained, model=model, inputs=inputs, images=images
     )
-    return export_reference(reference, output=output, bodies=bodies, force=force, progress=progress)
+    return export_reference(
+        reference, output=output, bodies=bodies, split=split, force=force, progress=progress
+    )
+
+
+def processor_of(name: str) -> tuple[Processor, IOSpec]:
+    """The processor and the inputs of a preset of our own models, such as `flatformer_kitti`.
+
+    Raises:
+        InputError: an unknown name, the id of an architecture instead of a preset's name, or no processor.
+        UnavailableError: PyTorch is not installed.
+    """
+    try:
+        from edgetx import exporters
+    except ImportError as error:
+        raise UnavailableError(
+            f"a preset's settings need PyTorch ({error}); pip install edgetx[export], or give a package"
+        ) from error
+    presets = {
+        preset: each
+        for each in exporters.architectures()
+        for preset, source in each.presets.items()
+        if source.startswith("edgetx.exporters.")
+    }
+    if name not in presets:
+        own = sorted(preset for preset, owner in presets.items() if owner.id == name)
+        what = f"{name} has several presets; give one" if own else f"unknown architecture {name!r}; known"
+        raise InputError(f"{what}: {', '.join(own or presets)}")
+    owner = presets[name]
+    place, _, function = owner.presets[name].partition(":")
+    module = getattr(import_module(place), function)()
+    processor = owner.processor(module)
+    if processor is None:
+        raise InputError(f"{name} has no processor, so it reads no files; give a package that has one")
+    return processor, owner.describe(module)
 
 
 def export_reference(
@@ -105,6 +144,7 @@ def export_reference(
     *,
     output: str | Path | None = None,
     bodies: Bodies = "attention",
+    split: bool = False,
     force: bool = False,
     progress: Progress = _silent,
 ) -> Package:
@@ -117,34 +157,38 @@ def export_reference(
 
     folder = Path(output) if output is not None else Path(f"{reference.name}.edgetx")
     try:
-        return _export(reference, folder, bodies=bodies, force=force, progress=progress)
+        return _export(reference, folder, bodies=bodies, split=split, force=force, progress=progress)
     except (ExportError, VerificationError) as error:
         fixed = sources.at_fixed_size(reference, str(error))
         if fixed is None:
             raise
     progress("exporting at one size, for tiles")
-    return _export(fixed, folder, bodies=bodies, force=force, progress=progress)
+    return _export(fixed, folder, bodies=bodies, split=split, force=force, progress=progress)
 
 
 def _export(
-    reference: Reference, folder: Path, *, bodies: Bodies, force: bool, progress: Progress
+    reference: Reference, folder: Path, *, bodies: Bodies, split: bool, force: bool, progress: Progress
 ) -> Package:
     from edgetx import capture, exporters
 
+    architecture = exporters.get(reference.architecture)
+    rewrite = architecture.rewrite(reference.module)
+    stages = _stages(architecture, rewrite.module) if split else ()
     with packages.create(folder, force=force) as draft:
         progress("running the PyTorch model on the golden inputs")
         cases = _golden(reference)
         progress("tracing and translating to ONNX")
-        rewrite = exporters.get(reference.architecture).rewrite(reference.module)
         onnx_model = capture.capture(reference, rewrite.module, bodies=bodies)
         capture.save(onnx_model, draft.path / "model.onnx")
         draft.save_golden(cases)
-        counts = {operator.name: len(operator.nodes(onnx_model)) for operator in ops.OPERATORS}
+        entries = _write_stages(reference, stages, draft.path, bodies=bodies, progress=progress)
+        counts = _operators(onnx_model)
         manifest = Manifest.describe(
             reference,
-            operators={name: count for name, count in counts.items() if count},
+            operators=counts,
             replaced=rewrite.replaced,
-            bodies=bodies if any(counts.values()) else "none",
+            bodies=bodies if counts else "none",
+            stages=entries,
             opset=onnx_model.opset_imports[""],
             notes=rewrite.notes,
         )
@@ -153,8 +197,66 @@ def _export(
         verdict = verify(candidate)
         if not verdict.passed:
             raise VerificationError(f"{reference.name}: {failure(verdict)}; nothing was written to {folder}")
-        draft.seal(manifest.with_verdict(verdict))
+        chain = verify(candidate, stages=True) if stages else None
+        if chain is not None and not chain.passed:
+            raise VerificationError(
+                f"{reference.name}: {failure(chain)}, run stage by stage; nothing was written to {folder}"
+            )
+        draft.seal(manifest.with_verdict(verdict, stages=chain))
         return draft.publish()
+
+
+def _stages(architecture: Architecture, module: torch.nn.Module) -> Sequence[Stage]:
+    stages = architecture.stages(module)
+    if not stages:
+        from edgetx import exporters
+
+        able = [each.id for each in exporters.architectures() if type(each).stages is not Architecture.stages]
+        raise ExportError(
+            f"{architecture.id} has no stages, so there is nothing to split; architectures with stages: "
+            f"{', '.join(able) or 'none'}; export without --split"
+        )
+    return stages
+
+
+def _write_stages(
+    reference: Reference, stages: Sequence[Stage], folder: Path, *, bodies: Bodies, progress: Progress
+) -> list[StageEntry]:
+    """Write `stages/<name>.onnx` for each; the sample of one is what those before it make of the model's."""
+    import torch
+
+    from edgetx import capture
+
+    if stages:
+        (folder / "stages").mkdir()
+    values = dict(reference.samples[0])
+    entries = []
+    for stage in stages:
+        progress(f"tracing and translating the stage {stage.name}")
+        sample = {spec.name: values[spec.name] for spec in stage.io.inputs}
+        part = dataclasses.replace(
+            reference,
+            module=stage.module,
+            io=stage.io,
+            samples=[sample],
+            name=f"{reference.name}.{stage.name}",
+        )
+        with torch.inference_mode():
+            outputs = capture.flatten_outputs(stage.module(*map(torch.from_numpy, sample.values())), stage.io)
+        values |= {spec.name: out.numpy() for spec, out in zip(stage.io.outputs, outputs, strict=True)}
+        model = capture.capture(part, stage.module, bodies=bodies)
+        file = f"stages/{stage.name}.onnx"
+        capture.save(model, folder / file)
+        entries.append(
+            StageEntry(name=stage.name, file=file, io=IOEntry.of(stage.io), operators=_operators(model))
+        )
+    return entries
+
+
+def _operators(model: ir.Model) -> dict[str, int]:
+    """How many nodes of each edgetx operator there are; those that do not occur are left out."""
+    counts = {operator.name: len(operator.nodes(model)) for operator in ops.OPERATORS}
+    return {name: count for name, count in counts.items() if count}
 
 
 def failure(verdict: Verdict) -> str:
@@ -242,8 +344,6 @@ def predict(session: Any, path: str | Path) -> Any:
     """Run one input file through an opened package with the package's own processor."""
     processor = session.processor
     if processor is None:
-        from edgetx.errors import InputError
-
         raise InputError(f"the package has no processor for {path}; feed tensors: edgetx run PKG inputs.npz")
     return processor.postprocess(session.run(processor.preprocess(str(path), session.io)))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgetx import quality
 from edgetx.core import OutputVerdict, Target, Verdict
@@ -35,6 +35,7 @@ def verify(
     *,
     runtime: str | None = None,
     target: Target | None = None,
+    stages: bool = False,
 ) -> Verdict:
     """Replay the golden inputs of `package` and compare every output with PyTorch's.
 
@@ -42,6 +43,7 @@ def verify(
         package: a Package or its folder.
         runtime: runtime id; by default the first one that can run the package.
         target: device, threads and so on; default CPU.
+        stages: run the package's stages one after the other instead of the whole.
 
     Returns:
         The verdict. An engine that fails on a golden case gives a failed verdict with `error` set.
@@ -55,7 +57,7 @@ def verify(
     actual: list[Mapping[str, Any]] = []
     ran_on: Mapping[str, str] = {}
     try:
-        with load(package, runtime=runtime, target=target) as session:
+        with load(package, runtime=runtime, target=target, stages=stages) as session:
             ran_on = session.describe()
             actual = [session.run(case.inputs) for case in cases]
     except UnavailableError:
@@ -68,7 +70,18 @@ def verify(
         tolerance=tolerance_of(package),
         ran_on=ran_on,
         images=images_of(package),
+        sets=package.processor if isinstance(package.processor, Sets) else None,
     )
+
+
+@runtime_checkable
+class Sets(Protocol):
+    """A processor whose outputs are sets: the order of rows means nothing where scores are equal."""
+
+    def match(
+        self, expected: Mapping[str, Any], actual: Mapping[str, Any], tolerance: float
+    ) -> tuple[Mapping[str, Any], str | None]:
+        """`actual` in the order of `expected`, and None or why rows have no counterpart."""
 
 
 def tolerance_of(package: Package) -> float:
@@ -101,12 +114,19 @@ def compare(
     tolerance: float,
     ran_on: Mapping[str, str],
     images: Mapping[str, ImageOutput] | None = None,
+    sets: Sets | None = None,
 ) -> Verdict:
     """Judge `actual` against `expected`, case by case and output by output (the worst case counts).
 
     `images` names the outputs that are pictures: they are held to its tolerance, and get PSNR and SSIM.
+    `sets` pairs the rows of the outputs before they are compared; rows without a counterpart are an error.
     """
     names = list(expected[0])
+    error = None
+    if sets is not None:
+        matched = [sets.match(case, result, tolerance) for case, result in zip(expected, actual, strict=True)]
+        actual = [result for result, _ in matched]
+        error = next((f"case {index}: {why}" for index, (_, why) in enumerate(matched) if why), None)
     verdicts = []
     for name in names:
         pairs = [(case[name], result[name]) for case, result in zip(expected, actual, strict=True)]
@@ -129,7 +149,7 @@ def compare(
                 ssim=ssim,
             )
         )
-    return Verdict(outputs=tuple(verdicts), cases=len(expected), ran_on=ran_on)
+    return Verdict(outputs=tuple(verdicts), cases=len(expected), ran_on=ran_on, error=error)
 
 
 def _likeness(

@@ -25,7 +25,13 @@ _TABLE = {
     "drct": "edgetx.exporters.drct:DRCT",
     "dat": "edgetx.exporters.dat:DAT",
     "rgt": "edgetx.exporters.rgt:RGT",
+    "atd": "edgetx.exporters.atd:ATD",
+    "fdat": "edgetx.exporters.fdat:FDAT",
+    "scunet": "edgetx.exporters.scunet:SCUNet",
     "rat": "edgetx.exporters.rat:Rat",
+    "flatformer": "edgetx.exporters.flatformer:FlatFormer",
+    "ptv3": "edgetx.exporters.ptv3:PTv3",
+    "dsvt": "edgetx.exporters.dsvt:DSVT",
 }
 _GENERIC = "edgetx.exporters.generic:GenericArchitecture"
 

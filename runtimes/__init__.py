@@ -12,9 +12,10 @@ import os
 from edgetx.core import Runtime, Session, Target
 from edgetx.errors import InputError, UnavailableError
 from edgetx.package import Package
+from edgetx.runtimes.chain import Chain
 from edgetx.runtimes.ort import OrtRuntime
 
-__all__ = ["get", "load", "runtimes"]
+__all__ = ["Chain", "get", "load", "runtimes"]
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +44,7 @@ def load(
     *,
     runtime: str | None = None,
     target: Target | None = None,
+    stages: bool = False,
     check: bool = True,
 ) -> Session:
     """Open a package on a runtime; needs no torch.
@@ -54,16 +56,26 @@ def load(
         package: a package or its folder.
         runtime: a runtime's id; None takes the first one that can run the package here.
         target: device, threads and the like; None is the CPU with the engine's defaults.
+        stages: open the package's stages one by one, each on the first runtime that can run it (or all on
+            `runtime`), instead of the whole; gives a `Chain`.
         check: for a folder, compare the hash of every file with the manifest before anything is opened.
 
     Raises:
         PackageError: the folder is no package, or a file has changed.
         UnavailableError: the runtime asked for, or every runtime, cannot run the package; says why.
-        InputError: an unknown runtime.
+        InputError: an unknown runtime; or `stages`, and the package has none.
     """
     chosen = None if runtime is None else get(runtime)
     opened = package if isinstance(package, Package) else Package.open(package, check=check)
-    target = target if target is not None else Target()
+    wanted = target if target is not None else Target()
+    if not stages:
+        return _open(opened, chosen, wanted)
+    if not opened.stages:
+        raise InputError(f"package {opened.path} has no stages; export the model again with --split")
+    return Chain(opened, lambda stage: _open(stage, chosen, wanted))
+
+
+def _open(opened: Package, chosen: Runtime | None, target: Target) -> Session:
     if chosen is not None:
         return chosen.open(opened, target)
     reasons = []
@@ -73,4 +85,4 @@ def load(
             return candidate.open(opened, target)
         logger.info("runtime %s is skipped: %s", candidate.id, reason)
         reasons.append(f"{candidate.id}: {reason}")
-    raise UnavailableError(f"no runtime can run {opened.path} on {target.device}: {'; '.join(reasons)}")
+    raise UnavailableError(f"no runtime can run {opened.model_path} on {target.device}: {'; '.join(reasons)}")

@@ -17,8 +17,9 @@ import pytest
 from edgetx import processors
 from edgetx.core import IOSpec, OutputVerdict, Reference, SymbolRange, TensorSpec, Verdict
 from edgetx.errors import PackageError
-from edgetx.package import Case, Manifest, Package, create
+from edgetx.package import Case, Manifest, Package, amend, create
 from edgetx.processors import ImageClassification
+from edgetx.profiles import Profile, Range
 
 IO = IOSpec(
     inputs=(TensorSpec("image", "float32", ("batch", 3, "height", 8)),),
@@ -292,6 +293,21 @@ def test_force_replaces_a_package(tmp_path: Path) -> None:
     assert Package.open(output).model_path.read_bytes() == b"new"
     assert not (output / "engines").exists()
     assert hidden(tmp_path) == []
+
+
+def test_amend_changes_the_manifest_or_nothing(package: Package, monkeypatch: pytest.MonkeyPatch) -> None:
+    profiles = [Profile({"height": Range(8, 16, 32)}, 1.0)]
+    amended = amend(package, package.manifest.with_profiles(profiles))
+    assert list(amended.profiles) == list(Package.open(package.path).profiles) == profiles
+
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(PackageError, match="the disk is full"):
+        amend(amended, amended.manifest.with_profiles([]))
+    assert list(Package.open(package.path).profiles) == profiles
+    assert hidden(package.path) == []
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])

@@ -349,8 +349,8 @@ def test_a_processor_survives_json(processor: Processor) -> None:
     [
         (
             {},
-            "kind: expected one of image-classification, image-features, image-restoration, tensors, got "
-            "None",
+            "kind: expected one of image-classification, image-features, image-restoration, "
+            "point-cloud-detection, tensors, got None",
         ),
         ({"kind": "tensors", "size": 1}, "size: not a setting of tensors; it has none"),
         ({"kind": "image-features"}, r"kind: image-features cannot be made from \[\]"),

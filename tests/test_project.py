@@ -18,7 +18,14 @@ FRAMEWORKS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir",
 HEAVY = (*FRAMEWORKS, "PIL", "msgspec", "numpy", "onnxruntime", "rich", "typer")
 FOLDERS = {"edgetx": "edgetx", "exporters": "edgetx.exporters", "runtimes": "edgetx.runtimes"}
 EXPORT_SIDE = ("_torchvision", "capture", "exporters", "fusion", "sources", "tracing")
-EXPORT_SIDE_OF_AN_OPERATOR = ("bodies", "builder", "definition", "translation", "triton_kernel")
+EXPORT_SIDE_OF_AN_OPERATOR = (
+    "bodies",
+    "builder",
+    "definition",
+    "stable_sort",
+    "translation",
+    "triton_kernel",
+)
 
 installed = pytest.mark.skipif(
     not list(importlib.metadata.distributions(name="edgetx")),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from edgetx.benchmark import feeds as arrays
@@ -11,25 +13,31 @@ from edgetx.benchmark.specs import EngineSpec
 from edgetx.core import Target, TensorSpec
 from edgetx.errors import InputError, UnavailableError
 
+Bound = tuple[str, Mapping[str, Any], Callable[[], Any]]
+
 
 @dataclass
 class Opened:
     """A loaded engine.
 
-    `bind()` gives the inputs and a function that runs once on them and returns when the outputs are ready;
-    `outputs(result)` gives those as numpy arrays.
+    `bind()` gives, for each input, its name, its tensors and a function that runs once on them and returns
+    when the outputs are ready; `outputs(result)` gives those as numpy arrays. `spent` holds the nanoseconds
+    that each stage took in the latest run, where there are stages.
     """
 
-    bind: Callable[[], tuple[Mapping[str, Any], Callable[[], Any]]]
+    bind: Callable[[], list[Bound]]
     outputs: Callable[[Any], list[Any]]
     version: str
     ran_on: dict[str, str] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict)
 
 
-def _given(spec: EngineSpec) -> dict[str, Any]:
+def _given(spec: EngineSpec) -> dict[str, dict[str, Any]]:
+    """Name of each input -> its tensors."""
     if spec.inputs is None:
         raise InputError(f"engine {spec.name!r} ({spec.kind}) needs inputs; give a package to take them from")
-    return arrays.load(spec.inputs)
+    paths = (spec.inputs,) if isinstance(spec.inputs, str) else spec.inputs
+    return {Path(path).stem: arrays.load(path) for path in paths}
 
 
 def _require(module: str, extra: str) -> Any:
@@ -49,27 +57,34 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
     target = Target(
         device=spec.device, threads=threads, optimization=spec.optimization, custom_ops=spec.custom_ops
     )
-    session = runtimes.load(spec.path, runtime=spec.runtime, target=target)
+    session = runtimes.load(spec.path, runtime=spec.runtime, target=target, stages=spec.stages)
     facts = session.describe()
 
-    def bind() -> tuple[Mapping[str, Any], Callable[[], Any]]:
-        feeds: Mapping[str, Any]
-        if spec.image is not None:
+    def inputs() -> Mapping[str, Mapping[str, Any]]:
+        names = [tensor.name for tensor in session.io.inputs]
+        if spec.files:
             if session.processor is None:
-                raise InputError(f"package {spec.path} has no processor, so it cannot read {spec.image}")
-            feeds = session.processor.preprocess(spec.image, session.io)
-        elif spec.inputs is not None:
-            feeds = arrays.rename(arrays.load(spec.inputs), [tensor.name for tensor in session.io.inputs])
-        else:
-            feeds = Package.open(spec.path, check=False).golden()[0].inputs
-        return feeds, lambda: session.run(feeds)
+                raise InputError(f"package {spec.path} has no processor, so it cannot read {spec.files[0]}")
+            read = session.processor.preprocess
+            return {file: read(file, session.io) for file in spec.files}
+        if spec.inputs is not None:
+            return {name: arrays.rename(feeds, names) for name, feeds in _given(spec).items()}
+        return {"golden input 0": Package.open(spec.path, check=False).golden()[0].inputs}
 
-    return Opened(
-        bind=bind,
+    def run(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not isinstance(session, runtimes.Chain):
+            return session.run(feeds)
+        outputs, spent = session.run_timed(feeds)
+        opened.spent.update(spent)
+        return outputs
+
+    opened = Opened(
+        bind=lambda: [(name, feeds, partial(run, feeds)) for name, feeds in inputs().items()],
         outputs=lambda result: list(result.values()),
         version=facts.get("engine", spec.runtime or "package"),
         ran_on=facts,
     )
+    return opened
 
 
 def open_onnx(spec: EngineSpec, threads: int) -> Opened:
@@ -89,9 +104,10 @@ def open_onnx(spec: EngineSpec, threads: int) -> Opened:
     if spec.device != "cpu":
         provider = ("CUDAExecutionProvider", {"device_id": int(spec.device.partition(":")[2] or 0)})
     session = ort.InferenceSession(spec.path, options, providers=[provider])
-    feeds = arrays.rename(_given(spec), [tensor.name for tensor in session.get_inputs()])
+    names = [tensor.name for tensor in session.get_inputs()]
+    inputs = {name: arrays.rename(feeds, names) for name, feeds in _given(spec).items()}
     return Opened(
-        bind=lambda: (feeds, lambda: session.run(None, feeds)),
+        bind=lambda: [(name, feeds, partial(session.run, None, feeds)) for name, feeds in inputs.items()],
         outputs=list,
         version=f"onnxruntime {ort.__version__}",
         ran_on={"providers": ", ".join(session.get_providers()), "optimization": spec.optimization},
@@ -109,14 +125,16 @@ def open_openvino(spec: EngineSpec, threads: int) -> Opened:
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    given = _given(spec)
+    inputs = _given(spec)
+    if len(inputs) > 1:
+        raise InputError(f"the openvino engine is built for one shape; given {len(inputs)} inputs")
+    ((name, given),) = inputs.items()
     model = core.read_model(spec.path)
-    names = [tensor.get_any_name() for tensor in model.inputs]
-    feeds = arrays.rename(given, names)
+    feeds = arrays.rename(given, [tensor.get_any_name() for tensor in model.inputs])
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     return Opened(
-        bind=lambda: (feeds, lambda: request.infer(feeds, share_inputs=True)),
+        bind=lambda: [(name, feeds, partial(request.infer, feeds, share_inputs=True))],
         outputs=lambda result: list(result.values()),
         version=f"openvino {ov.__version__.split('-')[0]}",
         ran_on={key.lower(): str(value) for key, value in settings.items()},
@@ -129,22 +147,23 @@ def open_torch(spec: EngineSpec, threads: int) -> Opened:
     torch.set_num_threads(threads)
     from edgetx import exporters, sources
 
-    inputs = [TensorSpec.parse(text) for text in spec.shapes]
-    reference = sources.load(spec.path, pretrained=spec.pretrained, inputs=inputs)
+    shapes = [TensorSpec.parse(text) for text in spec.shapes]
+    reference = sources.load(spec.path, pretrained=spec.pretrained, inputs=shapes)
     module = reference.module.eval().to(spec.device)
-    feeds = _given(spec)
+    inputs = _given(spec)
 
-    def bind() -> tuple[Mapping[str, Any], Callable[[], Any]]:
-        tensors = [torch.from_numpy(array).to(spec.device) for array in feeds.values()]
+    def run(tensors: list[Any]) -> Any:
+        with torch.inference_mode():
+            result = module(*tensors)
+            if spec.device != "cpu":
+                torch.cuda.synchronize(spec.device)
+        return result
 
-        def run() -> Any:
-            with torch.inference_mode():
-                result = module(*tensors)
-                if spec.device != "cpu":
-                    torch.cuda.synchronize(spec.device)
-            return result
-
-        return feeds, run
+    def bind() -> list[Bound]:
+        return [
+            (name, feeds, partial(run, [torch.from_numpy(a).to(spec.device) for a in feeds.values()]))
+            for name, feeds in inputs.items()
+        ]
 
     return Opened(
         bind=bind,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -16,8 +17,9 @@ SCHEMA = 1
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     """How it was measured.
 
-    `runs` are timed runs per engine, in `rounds` alternating rounds; `seconds` is the wall-clock budget
-    per engine that replaced `runs`, or None.
+    `runs` are timed runs per engine and input, in `rounds` alternating rounds; `seconds` is the wall-clock
+    budget per engine that replaced `runs`, or None. `inputs` are tensors; a size that varies between the
+    inputs is written as `smallest..largest`.
     """
 
     threads: int
@@ -28,11 +30,31 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     inputs: dict[str, str]
 
 
+class InputResult(msgspec.Struct, frozen=True, kw_only=True):
+    """The runs of one engine on one input; times in nanoseconds."""
+
+    name: str
+    shapes: dict[str, list[int]]
+    latency: Statistics
+
+
+class StageResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one stage took in the runs of an engine that runs a package in stages; times in nanoseconds.
+
+    `share` is its median over the sum of the stages' medians; `rounds_ns` as in `EngineResult`.
+    """
+
+    name: str
+    latency: Statistics
+    share: float
+    rounds_ns: list[list[int]]
+
+
 class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
     """One engine. Times in nanoseconds, sizes in bytes.
 
     Attributes:
-        rounds_ns: every timed run, grouped by round.
+        rounds_ns: every timed run, grouped by round; inside a round, input after input.
         load_ns: from the start of the engine's imports to a session that is ready, in a fresh process.
         first_ns: the first inference.
         stationary: whether warm-up ended because latencies had settled, not because of its cap.
@@ -40,6 +62,8 @@ class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
         speedup_range: smallest and largest of the same ratio taken round by round.
         difference: largest absolute difference of its outputs from the baseline's, None where they cannot
             be compared (other count, shapes or element types).
+        inputs: the runs by input.
+        stages: the runs by stage, in the order in which they run; empty for a model that runs whole.
     """
 
     name: str
@@ -58,6 +82,8 @@ class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
     speedup: float
     speedup_range: tuple[float, float]
     difference: float | None
+    inputs: list[InputResult] = []
+    stages: list[StageResult] = []
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +158,38 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
             )
         return header, rows
 
+    def stages_table(self, engine: EngineResult) -> tuple[list[str], list[list[str]]]:
+        """Header and one row of text per stage of an engine that runs in stages, then the sum and the whole.
+
+        The whole is the same package in one session, where that was measured too.
+        """
+        rows = [[stage.name, *_percentiles(stage.latency), f"{stage.share:.1%}"] for stage in engine.stages]
+        each_run = zip(*(joined(stage.rounds_ns) for stage in engine.stages), strict=True)
+        rows.append(["sum of the stages", *_percentiles(Statistics.of([sum(run) for run in each_run])), ""])
+        rows += [
+            ["whole, in one session", *_percentiles(other.latency), ""]
+            for other in self.engines
+            if other.path == engine.path and not other.stages and other.kind == engine.kind
+        ]
+        return ["stage", "median", "p90", "p99", "share"], rows
+
+    def inputs_table(self) -> tuple[list[str], list[list[str]]]:
+        """Header and one row of text per input: its sizes, every engine's median and every stage's."""
+        first = self.engines[0]
+        header = ["input", "sizes", *(engine.name for engine in self.engines)]
+        header += [stage.name for engine in self.engines for stage in engine.stages]
+        rows = []
+        for index, each in enumerate(first.inputs):
+            shapes = " ".join(f"{name}[{','.join(map(str, dims))}]" for name, dims in each.shapes.items())
+            medians = [engine.inputs[index].latency.median for engine in self.engines]
+            medians += [
+                Statistics.of(part(stage.rounds_ns, index, len(first.inputs))).median
+                for engine in self.engines
+                for stage in engine.stages
+            ]
+            rows.append([Path(each.name).name, shapes, *map(milliseconds, medians)])
+        return header, rows
+
     def to_markdown(self) -> str:
         """The table as Markdown, followed by one line on the machine and the scenario."""
         header, rows = self.to_table()
@@ -144,14 +202,35 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
         load = "" if machine.load_before is None else f", load {machine.load_before:.1f} before"
         load += "" if machine.load_after is None else f" and {machine.load_after:.1f} after"
         inputs = " ".join(f"{name}={text}" for name, text in scenario.inputs.items())
+        count = len(self.engines[0].inputs)
+        each = f" on each of {count} inputs" if count > 1 else ""
         return (
             f"{machine.cpu}, {machine.cores_physical} cores, {scenario.threads} threads, {machine.os}{load}; "
-            f"{scenario.runs} runs in {scenario.rounds} alternating rounds, {inputs}, {machine.time_utc}."
+            f"{scenario.runs} runs{each} in {scenario.rounds} alternating rounds, {inputs}, "
+            f"{machine.time_utc}."
         )
 
 
 class _Version(msgspec.Struct):
     schema: int
+
+
+def joined(rounds_ns: Sequence[Sequence[int]]) -> list[int]:
+    """The runs of all rounds."""
+    return [ns for each in rounds_ns for ns in each]
+
+
+def part(rounds_ns: Sequence[Sequence[int]], index: int, count: int) -> list[int]:
+    """The runs of the `index`-th of `count` inputs, of which every round has equally many."""
+    runs: list[int] = []
+    for each in rounds_ns:
+        size = len(each) // count
+        runs += each[index * size : (index + 1) * size]
+    return runs
+
+
+def _percentiles(latency: Statistics) -> list[str]:
+    return [milliseconds(value) for value in (latency.median, latency.p90, latency.p99)]
 
 
 def milliseconds(nanoseconds: float) -> str:

@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgetx import __version__
 from edgetx.benchmark import feeds as arrays
 from edgetx.benchmark.machine import MachineRecord, available_cores, load_average
-from edgetx.benchmark.report import BenchReport, EngineResult, Scenario
+from edgetx.benchmark.process import WorkerProcess
+from edgetx.benchmark.report import BenchReport, Scenario
 from edgetx.benchmark.specs import EngineSpec
-from edgetx.benchmark.stats import Statistics
 from edgetx.core import Target
-from edgetx.errors import BenchmarkError, InputError
+from edgetx.errors import InputError
 
 if TYPE_CHECKING:
     from edgetx.package import Package
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
 WARMUP_MAX_RUNS = 100
 WARMUP_SECONDS = 10.0
 MAX_RUNS_PER_ROUND = 1000
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 Progress = Callable[[str], None]
 
@@ -41,7 +37,8 @@ def bench(
     baseline: str | os.PathLike[str] | None = None,
     runtime: str | None = None,
     target: Target | None = None,
-    image: str | os.PathLike[str] | None = None,
+    inputs: Sequence[str | os.PathLike[str]] = (),
+    stages: bool = True,
     threads: int | None = None,
     runs: int = 50,
     rounds: int = 5,
@@ -49,13 +46,16 @@ def bench(
     warmup: int = 3,
     progress: Progress | None = None,
 ) -> BenchReport:
-    """Measure one package or several, each on its own golden input 0 (or on `image`).
+    """Measure one package or several, each on its own golden input 0 (or on `inputs`).
 
     Args:
         package: packages or their paths.
         baseline: a plain ONNX file that bare ONNX Runtime runs on the first package's input; ratios are
             against it. Without one they are against the first package.
         runtime, target: as in `edgetx.load`.
+        inputs: files that the packages' processors read, or folders of them, such as photographs or sweeps;
+            every engine runs each of them `runs` times.
+        stages: where a package has stages, also run them one after the other and time each.
         threads: worker threads; default `target.threads`, and where that is 0 the available physical cores.
         runs, rounds, seconds, warmup, progress: as in `compare`.
 
@@ -67,8 +67,10 @@ def bench(
     many = [package] if isinstance(package, (str, os.PathLike, Package)) else list(package)
     packages = [each if isinstance(each, Package) else Package.open(each) for each in many]
     target = target or Target()
-    specs = [
-        EngineSpec(
+    specs: list[EngineSpec] = []
+    names = _unique([Path(each.path).resolve().name for each in packages])
+    for name, each in zip(names, packages, strict=True):
+        whole = EngineSpec(
             name=name,
             kind="package",
             path=str(each.path),
@@ -76,19 +78,18 @@ def bench(
             device=target.device,
             optimization=target.optimization,
             custom_ops=target.custom_ops,
-            image=None if image is None else str(image),
+            files=tuple(map(str, arrays.find(inputs, each.processor))) if inputs else (),
         )
-        for name, each in zip(
-            _unique([Path(each.path).resolve().name for each in packages]), packages, strict=True
-        )
-    ]
+        specs.append(whole)
+        if stages and each.stages:
+            specs.append(msgspec.structs.replace(whole, name=f"{name}, in stages", stages=True))
     with tempfile.TemporaryDirectory(prefix="edgetx-bench-") as folder:
         if baseline is not None:
             if not Path(baseline).is_file():
                 raise InputError(
                     f"the baseline {str(baseline)!r} does not exist; give the path of an ONNX file"
                 )
-            specs.append(_baseline(packages[0], Path(baseline), specs[0], Path(folder) / "inputs.npz"))
+            specs.append(_baseline(packages[0], Path(baseline), specs[0], Path(folder)))
         return compare(
             specs,
             baseline=specs[-1].name if baseline is not None else None,
@@ -101,16 +102,22 @@ def bench(
         )
 
 
-def _baseline(package: Package, path: Path, first: EngineSpec, inputs: Path) -> EngineSpec:
-    if first.image is not None:
-        if package.processor is None:
-            raise InputError(f"package {package.path} has no processor, so it cannot read {first.image}")
-        feeds = package.processor.preprocess(first.image, package.io)
-    else:
-        feeds = dict(package.golden()[0].inputs)
-    arrays.save(inputs, feeds)
+def _baseline(package: Package, path: Path, first: EngineSpec, folder: Path) -> EngineSpec:
+    inputs = []
+    for index, file in enumerate(first.files or (None,)):
+        processor = package.processor
+        if file is None or processor is None:
+            feeds = dict(package.golden()[0].inputs)
+        else:
+            feeds = processor.preprocess(file, package.io)
+        inputs.append(str(folder / f"{index}.npz"))
+        arrays.save(inputs[-1], feeds)
     return EngineSpec(
-        name=f"baseline ({path.name})", kind="onnx", path=str(path), device=first.device, inputs=str(inputs)
+        name=f"baseline ({path.name})",
+        kind="onnx",
+        path=str(path),
+        device=first.device,
+        inputs=tuple(inputs),
     )
 
 
@@ -140,7 +147,7 @@ def compare(
         engines: at least one; names are unique.
         baseline: the engine that ratios and output differences refer to; default the first.
         threads: threads of every engine; 0 takes the physical cores available to this process.
-        runs: timed runs per engine, spread evenly over `rounds` (rounded up).
+        runs: timed runs per engine and input, spread evenly over `rounds` (rounded up).
         seconds: a wall-clock budget per engine instead of `runs`: rounds go on until it is spent, at least
             one; a round takes the slowest engine `seconds / rounds`, but has at most 1000 runs.
         progress: called with one line per step.
@@ -169,12 +176,12 @@ def compare(
         workers = []
         for index, spec in enumerate(engines):
             report(f"loading {spec.name}")
-            worker = stack.enter_context(_Worker(spec, threads, folder / f"{index}"))
+            worker = stack.enter_context(WorkerProcess(spec, threads, folder / f"{index}"))
             worker.load()
             workers.append(worker)
         for worker in workers:
             report(f"warming up {worker.spec.name}")
-            worker.warm_up(warmup)
+            worker.warm_up(warmup, max_runs=WARMUP_MAX_RUNS, seconds=WARMUP_SECONDS)
         if seconds is not None:
             slowest = max(worker.warmed["median_ns"] for worker in workers) / 1e9
             per_round = min(max(1, int(seconds / rounds / slowest)), MAX_RUNS_PER_ROUND)
@@ -197,7 +204,7 @@ def compare(
             rounds=finished,
             seconds=seconds,
             warmup=warmup,
-            inputs=workers[0].loaded["inputs"],
+            inputs=_spans(workers[0].loaded["inputs"].values()),
         )
     return BenchReport(
         edgetx=__version__,
@@ -208,135 +215,20 @@ def compare(
     )
 
 
-class _Worker:
-    """A worker process, killed with its whole process group on the way out."""
-
-    def __init__(self, spec: EngineSpec, threads: int, stem: Path) -> None:
-        self.spec = spec
-        self.threads = threads
-        self.outputs = stem.with_suffix(".npz")
-        self.loaded: dict[str, Any] = {}
-        self.warmed: dict[str, Any] = {}
-        self.rounds: list[list[int]] = []
-        self.peak: int | None = None
-        self._log = stem.with_suffix(".log").open("w+b")
-        environment = {
-            **os.environ,
-            **dict.fromkeys(THREAD_VARIABLES, str(threads)),
-            # The same modules as here, and nothing else that happens to lie in the current folder.
-            "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-            "PYTHONSAFEPATH": "1",
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "edgetx.benchmark.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-            # Ctrl-C in a terminal reaches the parent alone, which then kills the workers.
-            start_new_session=True,
-        )
-
-    def __enter__(self) -> _Worker:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):
-            if hasattr(os, "killpg"):
-                os.killpg(self._process.pid, signal.SIGKILL)
-            else:
-                self._process.kill()
-        self._process.wait()
-        for stream in (self._process.stdin, self._process.stdout, self._log):
-            if stream is not None:
-                with suppress(BrokenPipeError):
-                    stream.close()
-
-    def load(self) -> None:
-        self.loaded = self._ask("load", spec=self.spec, threads=self.threads, outputs=str(self.outputs))
-
-    def warm_up(self, runs: int) -> None:
-        self.warmed = self._ask("warm_up", runs=runs, max_runs=WARMUP_MAX_RUNS, seconds=WARMUP_SECONDS)
-
-    def round(self, runs: int) -> None:
-        self.rounds.append(self._ask("round", runs=runs)["ns"])
-
-    def finish(self) -> None:
-        self.peak = self._ask("finish")["peak_bytes"]
-
-    def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
-        stdin, stdout = self._process.stdin, self._process.stdout
-        assert stdin is not None and stdout is not None
-        line = b""
-        with suppress(BrokenPipeError):
-            stdin.write(msgspec.json.encode({"op": op, **arguments}) + b"\n")
-            stdin.flush()
-            line = stdout.readline()
-        if not line:
-            code = self._process.wait()
-            died = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-            raise BenchmarkError(f"the worker of {self.spec.name!r} {died} during {op}; {self._tail()}")
-        answer: dict[str, Any] = msgspec.json.decode(line)
-        if "error" in answer:
-            raise BenchmarkError(f"the engine {self.spec.name!r} failed during {op}: {answer['error']}")
-        return answer
-
-    def _tail(self, lines: int = 5) -> str:
-        self._log.seek(0)
-        text = [
-            line.strip() for line in self._log.read().decode(errors="replace").splitlines() if line.strip()
-        ]
-        if not text:
-            return "it wrote nothing to stderr (killed for lack of memory?)"
-        return f"the end of its stderr: {' / '.join(text[-lines:])}"
-
-    def result(self, baseline: _Worker) -> EngineResult:
-        latency = Statistics.of([ns for each in self.rounds for ns in each])
-        reference = Statistics.of([ns for each in baseline.rounds for ns in each])
-        ratios = [
-            Statistics.of(theirs).median / Statistics.of(ours).median
-            for theirs, ours in zip(baseline.rounds, self.rounds, strict=True)
-        ]
-        return EngineResult(
-            name=self.spec.name,
-            kind=self.spec.kind,
-            path=self.spec.path,
-            version=self.loaded["version"],
-            ran_on=self.loaded["ran_on"],
-            latency=latency,
-            rounds_ns=self.rounds,
-            load_ns=self.loaded["load_ns"],
-            first_ns=self.loaded["first_ns"],
-            warmup_runs=self.warmed["runs"],
-            stationary=self.warmed["stationary"],
-            peak_bytes=self.peak,
-            file_bytes=_file_bytes(self.spec),
-            speedup=reference.median / latency.median,
-            speedup_range=(min(ratios), max(ratios)),
-            difference=_difference(self, baseline),
-        )
+def _spans(inputs: Iterable[dict[str, tuple[str, list[int]]]]) -> dict[str, str]:
+    """Every tensor's type and shape over all inputs; a size that varies is written as `smallest..largest`."""
+    shapes: dict[str, list[list[int]]] = {}
+    dtypes: dict[str, str] = {}
+    for tensors in inputs:
+        for name, (dtype, shape) in tensors.items():
+            dtypes[name] = dtype
+            shapes.setdefault(name, []).append(shape)
+    return {
+        name: f"{dtypes[name]}[{','.join(_span(sizes) for sizes in zip(*each, strict=False))}]"
+        for name, each in shapes.items()
+    }
 
 
-def _difference(one: _Worker, other: _Worker) -> float | None:
-    import numpy as np
-
-    if not (one.loaded["comparable"] and other.loaded["comparable"]):
-        return None
-    ours, theirs = (list(arrays.load(worker.outputs).values()) for worker in (one, other))
-    if [value.shape for value in ours] != [value.shape for value in theirs]:
-        return None
-    largest = 0.0
-    for mine, yours in zip(ours, theirs, strict=True):
-        if mine.size:
-            gap = float(np.abs(mine.astype(np.float64) - yours.astype(np.float64)).max())
-            largest = max(largest, gap) if np.isfinite(gap) else float("inf")
-    return largest if largest != float("inf") else None
-
-
-def _file_bytes(spec: EngineSpec) -> int | None:
-    """The model's graph and weights: `model.onnx*` of a package, `<file>*` beside an ONNX file."""
-    if spec.kind == "torch":
-        return None
-    path = Path(spec.path)
-    folder, stem = (path, "model.onnx") if spec.kind == "package" else (path.parent, path.name)
-    return sum(file.stat().st_size for file in folder.glob(f"{stem}*") if file.is_file())
+def _span(sizes: Sequence[int]) -> str:
+    low, high = min(sizes), max(sizes)
+    return str(low) if low == high else f"{low}..{high}"

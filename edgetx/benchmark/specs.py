@@ -17,8 +17,10 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         kind: `package` (edgetx.load), `onnx` (bare ONNX Runtime), `openvino` (bare OpenVINO on an ONNX
             file) or `torch` (PyTorch eager on the module that a SOURCE names).
         path: package folder, ONNX file, or SOURCE for `torch`.
-        inputs: `.npz` written by `edgetx.benchmark.feeds.save`; None takes golden input 0 of a package.
-        image: for `package`, a file that the package's processor reads instead of `inputs`.
+        inputs: `.npz` written by `edgetx.benchmark.feeds.save`, or several; None takes golden input 0 of a
+            package.
+        files: for `package`, files that the package's processor reads instead of `inputs`.
+        stages: for `package`, run its stages one after the other and time each.
         runtime, optimization, custom_ops: for `package`, as in `edgetx.load` and `Target`;
             `optimization` also holds for `onnx`.
         device: `cpu` or `cuda[:index]`.
@@ -29,8 +31,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     kind: Kind
     path: str
-    inputs: str | None = None
-    image: str | None = None
+    inputs: str | tuple[str, ...] | None = None
+    files: tuple[str, ...] = ()
+    stages: bool = False
     runtime: str | None = None
     device: str = "cpu"
     optimization: Literal["none", "basic", "extended", "all"] = "all"

@@ -28,7 +28,8 @@ class Worker:
     """Holds one engine and answers requests about it."""
 
     def __init__(self) -> None:
-        self.run: Callable[[], Any] | None = None
+        self.runs: list[Callable[[], Any]] = []
+        self.spent: dict[str, int] = {}
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         """Carry out one request."""
@@ -41,42 +42,51 @@ class Worker:
         return operations[request.pop("op")](**request)
 
     def load(self, spec: dict[str, Any], threads: int, outputs: str) -> dict[str, Any]:
-        """Open the engine, run it once, and leave its outputs in the file `outputs`.
+        """Open the engine, run it once on each input, and leave its outputs in the file `outputs`.
 
-        `load_ns` runs from the start of the engine's imports to a session that is ready.
+        `load_ns` runs from the start of the engine's imports to a session that is ready; `first_ns` is the
+        run on the first input.
         """
         described = msgspec.convert(spec, EngineSpec)
         start = perf_counter_ns()
         engine = KINDS[described.kind](described, threads)
         load_ns = perf_counter_ns() - start
-        feeds, self.run = engine.bind()
-        start = perf_counter_ns()
-        result = self.run()
-        first_ns = perf_counter_ns() - start
-        values = engine.outputs(result)
-        comparable = all(value.dtype.kind in "fiub" for value in values)
+        bound = engine.bind()
+        self.runs, self.spent = [run for _, _, run in bound], engine.spent
+        first_ns = 0
+        values: dict[str, Any] = {}
+        for number, run in enumerate(self.runs):
+            start = perf_counter_ns()
+            result = run()
+            first_ns = first_ns or perf_counter_ns() - start
+            values |= {f"{number}.{index}": value for index, value in enumerate(engine.outputs(result))}
+        comparable = all(value.dtype.kind in "fiub" for value in values.values())
         if comparable:
-            arrays.save(outputs, {str(index): value for index, value in enumerate(values)})
+            arrays.save(outputs, values)
         return {
             "load_ns": load_ns,
             "first_ns": first_ns,
             "version": engine.version,
             "ran_on": engine.ran_on,
             "inputs": {
-                name: f"{array.dtype}[{','.join(map(str, array.shape))}]" for name, array in feeds.items()
+                title: {name: [str(array.dtype), list(array.shape)] for name, array in feeds.items()}
+                for title, feeds, _ in bound
             },
             "comparable": comparable,
         }
 
     def warm_up(self, runs: int, max_runs: int, seconds: float) -> dict[str, Any]:
-        """At least `runs` runs, then until `is_stationary`, at most `max_runs` runs or `seconds`."""
+        """At least `runs` runs, then until `is_stationary`, at most `max_runs` runs or `seconds`.
+
+        With several inputs, a run here is one on each of them.
+        """
         durations: list[int] = []
         deadline = perf_counter_ns() + int(seconds * 1e9)
         while len(durations) < runs or not (
             is_stationary(durations) or len(durations) >= max_runs or perf_counter_ns() >= deadline
         ):
-            durations.append(self._timed())
-        latest = durations[-WARMUP_BLOCK:] or [self._timed()]
+            durations.append(self._once())
+        latest = durations[-WARMUP_BLOCK:] or [self._once()]
         return {
             "runs": len(durations),
             "stationary": is_stationary(durations),
@@ -84,20 +94,32 @@ class Worker:
         }
 
     def round(self, runs: int) -> dict[str, Any]:
-        """`runs` timed runs after one that is not counted: another engine has just used the caches."""
-        self._timed()
-        return {"ns": [self._timed() for _ in range(runs)]}
+        """`runs` timed runs on each input in turn, and what each stage took in them.
+
+        They come after one that is not counted: another engine, or input, has just used the caches.
+        """
+        latencies: list[int] = []
+        stages: dict[str, list[int]] = {name: [] for name in self.spent}
+        for run in self.runs:
+            run()
+            for _ in range(runs):
+                latencies.append(_timed(run))
+                for name, times in stages.items():
+                    times.append(self.spent[name])
+        return {"ns": latencies, "stages": stages}
 
     def finish(self) -> dict[str, Any]:
         """The memory that the process needed at most."""
         return {"peak_bytes": peak_memory()}
 
-    def _timed(self) -> int:
-        run = self.run
-        assert run is not None, "load comes first"
-        start = perf_counter_ns()
-        run()
-        return perf_counter_ns() - start
+    def _once(self) -> int:
+        return sum(map(_timed, self.runs))
+
+
+def _timed(run: Callable[[], Any]) -> int:
+    start = perf_counter_ns()
+    run()
+    return perf_counter_ns() - start
 
 
 def _private_stdout() -> BinaryIO:

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgetx import __version__
-from edgetx.cli import check, describe, make
+from edgetx.cli import check, describe, make, profile
 from edgetx.cli import run as running
 from edgetx.cli.console import say
 from edgetx.errors import EdgetxError
@@ -114,6 +114,7 @@ app.command()(make.export)
 app.command()(check.verify)
 app.command()(check.bench)
 app.command()(running.run)
+app.command("profile-data")(profile.profile_data)
 app.command()(describe.inspect)
 app.command("list")(describe.list_)
 app.command()(describe.doctor)

@@ -52,6 +52,7 @@ def verify(
 ) -> None:
     """Replay the package's golden inputs and compare with PyTorch's outputs; exit code 1 if they differ."""
     from edgetx import verification
+    from edgetx.package import Package
 
     if limit is not None and dataset is None:
         raise InputError("--limit says how much of a data set is used; give --dataset DIR too")
@@ -59,27 +60,35 @@ def verify(
     with Progress() as progress:
         progress("replaying the golden inputs")
         target = Target(device=device, threads=threads, custom_ops=custom_ops)
-        verdict = verification.verify(package, runtime=runtime, target=target)
+        opened = Package.open(package)
+        verdict = verification.verify(opened, runtime=runtime, target=target)
+        chain = None
+        if opened.stages:
+            progress("replaying them stage by stage")
+            chain = verification.verify(opened, runtime=runtime, target=target, stages=True)
         modules = []
         if per_module:
             progress("comparing module by module")
-            modules = verification.per_module(package)
+            modules = verification.per_module(opened)
         accuracy = None
         if dataset is not None:
             from edgetx.dataset import evaluate
 
             accuracy = evaluate(
-                package, dataset, runtime=runtime, target=target, limit=limit, progress=progress
+                opened, dataset, runtime=runtime, target=target, limit=limit, progress=progress
             )
-    passed = verdict.passed and all(module.passed for module in modules)
+    passed = verdict.passed and (chain is None or chain.passed) and all(each.passed for each in modules)
     if accuracy is not None:
         passed = passed and not accuracy.failed and not accuracy.worse(max_drop)
     if json:
         report: dict[str, Any] = {"passed": passed, "verdict": verdict}
+        report |= {"stages": chain} if chain is not None else {}
         report |= {"modules": modules} if per_module else {}
         emit_json(report if accuracy is None else report | {"dataset": accuracy, "max_drop": max_drop})
     else:
         _show_verdict(verdict)
+        if chain is not None:
+            show(f"stage by stage: {parity(chain)}")
         if per_module:
             _show_modules(modules)
         if accuracy is not None:
@@ -193,15 +202,23 @@ def bench(
     baseline: Annotated[
         Path | None, typer.Option("--baseline", metavar="ONNX", help="A plain ONNX file to compare with.")
     ] = None,
-    image: Annotated[
-        Path | None,
-        typer.Option("--image", metavar="FILE", help="Measure on this image, not the golden input."),
+    input_: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--input",
+            "--image",
+            metavar="FILE|DIR",
+            help="Measure on these photographs or sweeps, not the golden input; repeat.",
+        ),
     ] = None,
+    stages: Annotated[
+        bool, typer.Option("--stages/--no-stages", help="Time every stage of a package that has stages.")
+    ] = True,
     runtime: options.Runtime = None,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs per engine.")] = 50,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs per engine and input.")] = 50,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Alternating rounds they are spread over.")
     ] = 5,
@@ -223,7 +240,8 @@ def bench(
             baseline=baseline,
             runtime=runtime,
             target=Target(device=device, threads=threads, custom_ops=custom_ops),
-            image=image,
+            inputs=input_ or (),
+            stages=stages,
             runs=runs,
             rounds=rounds,
             seconds=seconds,
@@ -236,6 +254,11 @@ def bench(
         emit_json(report)
         return
     show_table(*report.to_table())
+    for engine in report.engines:
+        if engine.stages:
+            show_table(*report.stages_table(engine), title=engine.name)
+    if len(report.engines[0].inputs) > 1:
+        show_table(*report.inputs_table(), title="median by input")
     show(report.conditions())
     for engine in report.engines:
         if not engine.stationary:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgetx.cli import options
 from edgetx.cli.console import emit_json, quiet_stdout, show, show_facts, show_table
 from edgetx.errors import InputError
+
+if TYPE_CHECKING:
+    from edgetx.core import IOSpec
+    from edgetx.profiles import Profile
 
 
 def inspect(
@@ -60,12 +64,31 @@ def _inspect_package(path: Path, json: bool) -> None:
         ),
         ("bodies", manifest.bodies),
         ("processor", "none" if manifest.processor is None else str(manifest.processor["kind"])),
+        *[(f"stage {stage.name}", _stage(stage.io.to_core())) for stage in manifest.stages],
+        *[
+            (f"profile {number}", _profile(profile))
+            for number, profile in enumerate(package.profiles, start=1)
+        ],
         ("parity at export", "not recorded" if package.verdict is None else parity(package.verdict)),
+        *(
+            []
+            if manifest.stages_verdict is None
+            else [("parity of stages", parity(manifest.stages_verdict.to_core()))]
+        ),
         *[(f"file {name}", size(entry.size)) for name, entry in manifest.files.items()],
         ("written by", f"edgetx {manifest.edgetx_version}, {manifest.created}"),
         *[("note", note) for note in manifest.notes],
     ]
     show_facts(rows)
+
+
+def _stage(io: IOSpec) -> str:
+    return f"{', '.join(map(str, io.inputs))} -> {', '.join(map(str, io.outputs))}"
+
+
+def _profile(profile: Profile) -> str:
+    ranges = "; ".join(f"{symbol} {each}" for symbol, each in profile.ranges.items())
+    return f"{ranges}; holds {profile.share:.1%} of the sweeps it was made from"
 
 
 def _show_onnx(facts: dict[str, Any]) -> None:

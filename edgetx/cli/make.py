@@ -82,6 +82,7 @@ def export(
     model: options.Model = None,
     input_: options.Inputs = None,
     bodies: options.Bodies = options.BodyVariant.attention,
+    split: options.Split = False,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -97,6 +98,7 @@ def export(
             model=model,
             inputs=_specs(input_),
             bodies=bodies.value,
+            split=split,
             force=force,
             progress=progress,
         )

@@ -41,6 +41,10 @@ Inputs = Annotated[
 Images = Annotated[
     list[Path] | None, typer.Option("--image", metavar="FILE", help="A photograph to use; repeat.")
 ]
+Split = Annotated[
+    bool,
+    typer.Option("--split", help="Also write the model's stages, each to a file of its own."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Replace an existing package.")]
 Runtime = Annotated[
     str | None,

@@ -1,4 +1,4 @@
-"""`run`: a package on images or arrays, or pictures through a restoration package (`edgetx.cli.pictures`)."""
+"""`run`: a package on images or arrays, pictures (`edgetx.cli.pictures`) or sweeps (`edgetx.cli.points`)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from edgetx.cli import options, pictures
+from edgetx.cli import options, pictures, points
 from edgetx.cli.console import emit_json, quiet_stdout, show_prediction
 from edgetx.core import Target
 from edgetx.errors import InputError
@@ -24,8 +24,8 @@ def run(
         list[str],
         typer.Argument(
             metavar="INPUT...",
-            help="Images, folders or globs of them; or FILE.npy or FILE.npz with one array per input: one "
-            "run each. NAME=FILE.npy for every input: one run.",
+            help="Images or sweeps, folders or globs of them; or FILE.npy or FILE.npz with one array per "
+            "input: one run each. NAME=FILE.npy for every input: one run.",
         ),
     ],
     output: Annotated[
@@ -34,10 +34,11 @@ def run(
             "--output",
             "-o",
             metavar="FILE|DIR",
-            help="Write the output tensors (.npz), the restored picture, or the pictures of a folder here.",
+            help="Write the output tensors (.npz), the restored picture, the detections, or those of a "
+            "folder here.",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace existing pictures.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     tile: Annotated[
         int | None, typer.Option("--tile", min=1, metavar="PIXELS", help="Side of a picture's tiles.")
     ] = None,
@@ -62,29 +63,75 @@ def run(
     check_seams: Annotated[
         bool, typer.Option("--check-seams", help="Also restore whole, and compare.")
     ] = False,
+    format_: Annotated[
+        str | None,
+        typer.Option("--format", metavar="F,...", help="Of detections: json (default), kitti, nuscenes."),
+    ] = None,
+    bev: Annotated[
+        Path | None,
+        typer.Option("--bev", metavar="PNG|DIR", help="Draw a sweep and its detections from above."),
+    ] = None,
+    viewer: Annotated[
+        Path | None,
+        typer.Option("--viewer", metavar="HTML|DIR", help="Write a 3D page of a sweep and its detections."),
+    ] = None,
+    show: Annotated[
+        list[points.Division] | None,
+        typer.Option("--show", help="Colour the 3D page's points by the model's windows or groups; repeat."),
+    ] = None,
+    color: Annotated[
+        points.Color, typer.Option("--color", help="What colours a sweep's points.")
+    ] = points.Color.height,
+    score_threshold: Annotated[
+        float | None,
+        typer.Option("--score-threshold", min=0, max=1, help="Leave out detections that score lower."),
+    ] = None,
+    all_points: Annotated[
+        bool, typer.Option("--all-points", help="Run sweeps whole that exceed the package's largest profile.")
+    ] = False,
+    calib: Annotated[
+        Path | None,
+        typer.Option("--calib", metavar="FILE|DIR", help="KITTI's calibration, which its labels need."),
+    ] = None,
     runtime: options.Runtime = None,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
     json: options.Json = False,
 ) -> None:
-    """Run a package on images (prints predictions), pictures (restores them) or arrays (prints a summary)."""
+    """Run a package on images or arrays (prints predictions), pictures (restores) or sweeps (finds boxes)."""
     import edgetx
 
+    target = Target(device=device, threads=threads, custom_ops=custom_ops)
+    for_pictures = any((tile, halo, max_memory, mask, check_seams))
+    for_points = points.Settings(format_, bev, viewer, show, color, score_threshold, all_points, calib)
+    if for_points.given and not points.detects(package):
+        raise InputError(
+            "--format, --bev, --viewer, --show, --color, --score-threshold, --all-points and --calib are for "
+            f"sweeps through a detection package, which {package} is not"
+        )
     if pictures.restores(package) and not any(_is_tensor(text) for text in inputs):
         settings = pictures.Settings(tile, halo, batch, blend, max_memory, mask, check_seams)
-        target = Target(device=device, threads=threads, custom_ops=custom_ops)
         pictures.run(
             package, inputs, output, settings, runtime=runtime, target=target, force=force, json=json
         )
         return
-    if any((force, tile, halo, max_memory, mask, check_seams)):
+    if for_pictures:
         raise InputError(
-            "--force, --tile, --halo, --max-memory, --mask and --check-seams are for pictures through a "
-            f"restoration package; {package} is run on {' '.join(inputs)}"
+            "--tile, --halo, --max-memory, --mask and --check-seams are for pictures through a restoration "
+            f"package; {package} is run on {' '.join(inputs)}"
+        )
+    if points.detects(package) and not any(_is_named(text) or text.endswith(".npz") for text in inputs):
+        points.run(
+            package, inputs, output, for_points, runtime=runtime, target=target, force=force, json=json
+        )
+        return
+    if force or for_points.given:
+        raise InputError(
+            "--force and the options of sweeps and pictures do not go with arrays; "
+            f"{package} is run on {' '.join(inputs)}"
         )
     with quiet_stdout():
-        target = Target(device=device, threads=threads, custom_ops=custom_ops)
         session = edgetx.load(package, runtime=runtime, target=target)
     with session, quiet_stdout():
         results = []
@@ -103,8 +150,11 @@ def run(
 
 
 def _is_tensor(text: str) -> bool:
-    named = text.partition("=")[0].isidentifier() and "=" in text
-    return named or Path(text).suffix in TENSOR_SUFFIXES
+    return _is_named(text) or Path(text).suffix in TENSOR_SUFFIXES
+
+
+def _is_named(text: str) -> bool:
+    return text.partition("=")[0].isidentifier() and "=" in text
 
 
 def _read_inputs(session: Session, inputs: list[str]) -> list[tuple[str, dict[str, Any], Processor]]:
@@ -113,7 +163,7 @@ def _read_inputs(session: Session, inputs: list[str]) -> list[tuple[str, dict[st
     from edgetx.processors import Tensors
 
     tensors = Tensors()
-    named = [text.partition("=") for text in inputs if text.partition("=")[0].isidentifier() and "=" in text]
+    named = [text.partition("=") for text in inputs if _is_named(text)]
     if named:
         if len(named) != len(inputs):
             raise InputError(f"NAME=FILE and plain inputs cannot be mixed; given {' '.join(inputs)}")

@@ -8,6 +8,7 @@ and ONNX translation.
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from edgetx.ops.operator import DOMAIN, VARIANTS, VERSION, Operator, Variant
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DOMAIN",
+    "EXPANSIONS",
     "OPERATORS",
     "VARIANTS",
     "VERSION",
@@ -64,11 +66,24 @@ OPERATORS: tuple[Operator, ...] = (
 )
 
 
+EXPANSIONS = ("edgetx.ops.rotated_nms.translation", "edgetx.ops.stable_sort")
+"""What standard operators do well but PyTorch's exporter does not know: no node of ours, no body, no kernel.
+
+Modules with an `OVERLOAD`, a PyTorch operator, and `translate`, which writes it as standard ONNX operators.
+"""
+
+
 def translation_table() -> dict[Any, Callable[..., Any]]:
-    """The `custom_translation_table` with which `torch.onnx.export` keeps the operators as nodes."""
-    return {
+    """The `custom_translation_table` with which `torch.onnx.export` keeps the operators as nodes.
+
+    Holds `EXPANSIONS` too.
+    """
+    table = {
         operator.torch_overload(): operator.translation() for operator in OPERATORS if operator.torch_name
     }
+    for expansion in map(import_module, EXPANSIONS):
+        table[expansion.OVERLOAD] = expansion.translate
+    return table
 
 
 def attach_bodies(model: ir.Model, variant: Variant) -> None:

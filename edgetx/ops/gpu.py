@@ -21,6 +21,8 @@ SMALLEST_BLOCK = 16
 """Of a matrix product's operands, along each axis."""
 LARGEST_BLOCK = 64
 """Of queries or keys: 64 rows of 32 channels and their logits stay in the registers of four warps."""
+LARGEST_FLOAT32_BLOCK = 32
+"""Of queries in float32, whose products take more registers: with 64 they spill."""
 
 
 def why_not(tensor: torch.Tensor) -> str | None:
@@ -74,3 +76,10 @@ def upcast(dtype: torch.dtype) -> bool:
 def block(size: int, most: int = LARGEST_BLOCK) -> int:
     """The power of two, from `SMALLEST_BLOCK` to `most`, that holds `size` or is largest."""
     return min(max(1 << (size - 1).bit_length(), SMALLEST_BLOCK), most)
+
+
+def blocks(queries: int, keys: int, dtype: torch.dtype) -> tuple[int, int]:
+    """Rows of a block of queries and of a block of keys."""
+    import torch
+
+    return block(queries, LARGEST_FLOAT32_BLOCK if dtype == torch.float32 else LARGEST_BLOCK), block(keys)

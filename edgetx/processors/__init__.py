@@ -20,6 +20,7 @@ from edgetx.processors.classification import (
     ImageClassification,
     ImageFeatures,
 )
+from edgetx.processors.points import PointCloudDetection
 from edgetx.processors.restoration import ImageRestoration
 from edgetx.processors.tensors import Tensors, numpy_dtype, restore_dtype, summarise
 
@@ -31,6 +32,7 @@ __all__ = [
     "ImageClassification",
     "ImageFeatures",
     "ImageRestoration",
+    "PointCloudDetection",
     "Tensors",
     "from_dict",
     "load_image",
@@ -45,6 +47,7 @@ PROCESSORS: Mapping[str, type[Processor]] = {
     ImageClassification.kind: ImageClassification,
     ImageFeatures.kind: ImageFeatures,
     ImageRestoration.kind: ImageRestoration,
+    PointCloudDetection.kind: PointCloudDetection,
     Tensors.kind: Tensors,
 }
 

@@ -33,7 +33,7 @@ from edgetx.core import Architecture, IOSpec, Reference, TensorSpec
 from edgetx.errors import SourceError
 from edgetx.exporters import architectures, fallback, find
 from edgetx.exporters._pictures import ImageModel
-from edgetx.processors import ImageRestoration
+from edgetx.processors import ImageRestoration, PointCloudDetection
 from edgetx.sources import _checkpoint, _function, _inputs
 from edgetx.sources._grammar import FORMS, Parsed, parse
 from edgetx.sources._loaded import ImageSettings, Loaded, StateDict, draw_constants, first_line, seeded
@@ -367,13 +367,14 @@ def _reference(
         processor = image_processor = _inputs.processor_for(loaded.images, io, notes, classifier=classifier)
         if image_processor is not None:
             samples += _inputs.photographs(image_processor, io, [Path(image) for image in images])
-    if images and processor is None:
+    if images and (processor is None or isinstance(processor, PointCloudDetection)):
         raise SourceError(
             f"images were given, but {loaded.name} has no image processor (its inputs: "
             f"{'; '.join(map(str, io.inputs))}); leave them out"
         )
-    if processor is None:
-        samples += _inputs.synthetic(io)[len(samples) :]
+    if processor is None or isinstance(processor, PointCloudDetection):
+        drawn = [dict(feeds) for feeds in architecture.samples(module)] or _inputs.synthetic(io)
+        samples += drawn[len(samples) :]
         what = "all but the first sample input" if example is not None else "the sample inputs"
         notes.append(f"{what} are synthetic: random numbers from a fixed seed, no real data")
     return Reference(

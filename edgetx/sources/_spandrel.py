@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from edgetx.errors import SourceError
+from edgetx.exporters import _modules
 from edgetx.exporters._pictures import ImageModel
 from edgetx.sources._loaded import Loaded, StateDict, draw_constants, first_line, settings_problem
 
@@ -146,7 +147,8 @@ def _loaded(descriptor: Any, name: str, weights: Any, checkpoint: str) -> Loaded
             f"{checkpoint} is {id}, which takes a picture and a mask; edgetx restores from one picture: wrap "
             "the model in a module:function and name its inputs with --input"
         )
-    model, required = descriptor.model, descriptor.size_requirements
+    model: Any = _modules.replace(descriptor.model.eval(), _SETTLED)[0]
+    required = descriptor.size_requirements
     multiple = required.multiple_of
     unshuffled = getattr(model, "start_unshuffle", 1)
     if unshuffled > 1 and hasattr(model, "window_size"):
@@ -161,7 +163,7 @@ def _loaded(descriptor: Any, name: str, weights: Any, checkpoint: str) -> Loaded
         notes.append(f"spandrel calls tiling of this model {descriptor.tiling.name.lower()}: seams may show")
     call = descriptor._call_fn  # how spandrel calls models that take or return more than a picture
     wrapped = ImageModel(
-        model.eval() if call.__qualname__.startswith("ImageModelDescriptor.") else Called(model.eval(), call),
+        model if call.__qualname__.startswith("ImageModelDescriptor.") else Called(model, call),
         scale=descriptor.scale,
         channels=descriptor.input_channels,
         out_channels=descriptor.output_channels,
@@ -170,6 +172,16 @@ def _loaded(descriptor: Any, name: str, weights: Any, checkpoint: str) -> Loaded
         square=required.square,
     )
     return Loaded(wrapped, name, weights, None, notes)
+
+
+def _settled(module: Any) -> torch.nn.Module:
+    """SPAN's convolution, which sets its own weight whenever it is called: no tracer survives that."""
+    module.update_params()
+    conv: torch.nn.Module = module.eval_conv
+    return torch.nn.Sequential(conv, torch.nn.LeakyReLU(0.05)) if module.has_relu else conv
+
+
+_SETTLED = {"spandrel.architectures.SPAN.__arch.span.Conv3XC": _settled}
 
 
 def _canonical(state_dict: StateDict) -> dict[str, torch.Tensor]:

@@ -43,6 +43,7 @@ class OrtSession(Session):
         self.processor = package.processor
         self._device, self._device_index = parse_device(target.device)
         self._target = target
+        self._looks_for_nan = not package.is_stage
         self._operators = package.manifest.operators
         self._bodies = package.manifest.bodies
         self._why_no_kernels = why_no_kernels
@@ -107,7 +108,7 @@ class OrtSession(Session):
             if declared != actual:
                 raise PackageError(
                     f"package {package.path}: the manifest has the {side} {declared}, "
-                    f"model.onnx has {actual}; export the package again"
+                    f"{package.graph} has {actual}; export the package again"
                 )
         return session
 
@@ -128,7 +129,7 @@ class OrtSession(Session):
         session = self._session
         if session is None:
             raise EdgetxError("the session is closed; open the package again with edgetx.load")
-        self.io.check(feeds)
+        self.io.check(feeds, nan=self._looks_for_nan)
         try:
             for array in feeds.values():
                 if not hasattr(array, "__array_interface__") or self._has_bfloat16:

@@ -124,9 +124,51 @@ def test_several_packages_of_one_name(classifier, tmp_path):
 
 
 def test_a_given_image_replaces_the_golden_input(classifier, photograph):
-    report = edgetx.bench(classifier, baseline=classifier / "model.onnx", image=photograph, **QUICK)
+    report = edgetx.bench(classifier, baseline=classifier / "model.onnx", inputs=[photograph], **QUICK)
     assert report.engines[0].difference == 0
     assert report.scenario.inputs == {"image": "float32[1,3,8,8]"}
+
+
+def test_several_inputs_are_measured_one_by_one(classifier, tmp_path):
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for index, color in enumerate(("red", "blue", "green")):
+        Image.new("RGB", (8 + index, 9), color).save(tmp_path / "pictures" / f"{color}.png")
+    (tmp_path / "pictures" / "notes.txt").write_text("none")
+    report = edgetx.bench(
+        classifier, baseline=classifier / "model.onnx", inputs=[tmp_path / "pictures"], **QUICK
+    )
+    ours, stock = report.engines
+    assert [Path(each.name).name for each in ours.inputs] == ["blue.png", "green.png", "red.png"]
+    assert len(stock.inputs) == 3 and ours.difference == 0
+    for engine in report.engines:
+        assert [len(each) for each in engine.rounds_ns] == [6, 6]
+        assert [each.latency.count for each in engine.inputs] == [4, 4, 4]
+        assert all(each.shapes == {"image": [1, 3, 8, 8]} for each in engine.inputs)
+    assert "4 runs on each of 3 inputs in 2 alternating rounds" in report.conditions()
+    header, rows = report.inputs_table()
+    assert header == ["input", "sizes", "classifier", "baseline (model.onnx)"]
+    assert rows[0][:2] == ["blue.png", "image[1,3,8,8]"]
+    assert BenchReport.from_json(report.to_json()) == report
+
+
+def test_inputs_of_several_sizes(scale, tmp_path):
+    feeds.save(tmp_path / "more.npz", {"x": np.ones((5, 3), np.float32)})
+    spec = scale("one", 1.0)
+    both = EngineSpec(
+        name="one", kind="onnx", path=spec.path, inputs=(spec.inputs, str(tmp_path / "more.npz"))
+    )
+    report = compare([both], **QUICK)
+    assert report.scenario.inputs == {"one_in": "float32[2..5,3]"}
+    assert [each.shapes for each in report["one"].inputs] == [{"one_in": [2, 3]}, {"one_in": [5, 3]}]
+
+
+def test_inputs_that_are_not_there(classifier, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for path, message in ((tmp_path / "none.png", "does not exist"), (tmp_path / "empty", "nothing to read")):
+        with pytest.raises(InputError, match=message):
+            edgetx.bench(classifier, inputs=[path], **QUICK)
 
 
 def test_report_survives_json(scale):

@@ -228,7 +228,7 @@ def test_cuda_without_its_provider_names_the_wheel(
     package = make_package()
     with pytest.raises(UnavailableError, match=r"no CUDAExecutionProvider.*ort-gpu"):
         runtimes.load(package, runtime="ort", target=Target(device="cuda"))
-    with caplog.at_level(logging.INFO), pytest.raises(UnavailableError, match="no runtime can run"):
+    with caplog.at_level(logging.INFO, "edgetx"), pytest.raises(UnavailableError, match="no runtime can run"):
         runtimes.load(package, target=Target(device="cuda:0"))
     assert "runtime ort is skipped" in caplog.text
 

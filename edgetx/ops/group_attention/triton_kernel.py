@@ -135,7 +135,7 @@ def group_attention(
     chain_kernel[(triton.cdiv(tokens, BLOCK_TOKENS),)](
         inverse.contiguous(), first, following, tokens, BLOCK=BLOCK_TOKENS
     )
-    block_q, block_k = gpu.block(slots), gpu.block(slots)
+    block_q, block_k = gpu.blocks(slots, slots, q.dtype)
     group_attention_kernel[(groups.shape[0] * triton.cdiv(slots, block_q) * a.num_heads,)](
         q.contiguous(),
         k.contiguous(),

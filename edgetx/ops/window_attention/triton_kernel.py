@@ -210,7 +210,7 @@ def window_attention(
     padded = a.padded(height, width)
     shift = a.shift_at(padded)
     windows = (padded[0] // a.window[0]) * (padded[1] // a.window[1])
-    block_q, block_k = gpu.block(a.query_tokens), gpu.block(a.key_tokens)
+    block_q, block_k = gpu.blocks(a.query_tokens, a.key_tokens, qkv.dtype)
     programs = batch * windows * triton.cdiv(a.query_tokens, block_q) * a.num_heads
     if not programs:
         return out

@@ -1,0 +1,35 @@
+"""Packages: the folder that crosses from the export side to the run side.
+
+    NAME/
+      model.onnx           the graph; large weights beside it in model.onnx.data
+      stages/<name>.onnx   its parts, one after the other the same model; where it was exported with them
+      manifest.json        what it is, validated on read: the `Manifest` structure
+      golden.npz           real inputs and PyTorch's outputs, replayed by `edgetx verify`
+      engines/<key>/       a cache of built engines; not part of the package's hashes
+
+A package is written to a hidden folder beside its destination and renamed at the end, so the destination
+holds either the previous package or the complete new one.
+"""
+
+from edgetx.package._draft import Draft, amend, create
+from edgetx.package._entries import FileEntry, IOEntry, ProfileEntry, StageEntry, VerdictEntry
+from edgetx.package._manifest import MANIFEST, MODEL, SCHEMA_VERSION, Manifest
+from edgetx.package._package import GOLDEN, Case, Package
+
+__all__ = [
+    "GOLDEN",
+    "MANIFEST",
+    "MODEL",
+    "SCHEMA_VERSION",
+    "Case",
+    "Draft",
+    "FileEntry",
+    "IOEntry",
+    "Manifest",
+    "Package",
+    "ProfileEntry",
+    "StageEntry",
+    "VerdictEntry",
+    "amend",
+    "create",
+]

@@ -1,0 +1,191 @@
+"""The parts of a manifest, each the stored form of a noun of `edgetx.core`."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import msgspec
+
+from edgetx.core import IOSpec, OutputVerdict, SymbolRange, TensorSpec, Verdict
+from edgetx.profiles import Profile, Range
+
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+Number = float | Literal["nan", "inf", "-inf"]
+
+
+class TensorEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A `TensorSpec`; a dimension is a positive size or a symbol's name."""
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    dtype: Literal["float32", "float16", "bfloat16", "float64", "int8", "uint8", "int32", "int64", "bool"]
+    shape: tuple[Positive | Annotated[str, msgspec.Meta(min_length=1)], ...]
+
+
+class SymbolEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A `SymbolRange`."""
+
+    min: NonNegative = 1
+    max: Positive | None = None
+    step: Positive = 1
+
+
+class IOEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """An `IOSpec`."""
+
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    symbols: dict[str, SymbolEntry] = {}
+
+    @classmethod
+    def of(cls, io: IOSpec) -> IOEntry:
+        """From the core noun."""
+        return cls(
+            inputs=tuple(map(_tensor_entry, io.inputs)),
+            outputs=tuple(map(_tensor_entry, io.outputs)),
+            symbols={
+                name: SymbolEntry(min=symbol.min, max=symbol.max, step=symbol.step)
+                for name, symbol in io.symbols.items()
+            },
+        )
+
+    def to_core(self) -> IOSpec:
+        """The core noun."""
+        return IOSpec(
+            inputs=tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in self.inputs),
+            outputs=tuple(TensorSpec(tensor.name, tensor.dtype, tensor.shape) for tensor in self.outputs),
+            symbols={
+                name: SymbolRange(symbol.min, symbol.max, symbol.step)
+                for name, symbol in self.symbols.items()
+            },
+        )
+
+
+class FileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The recorded content of one file."""
+
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    size: NonNegative
+
+
+class OutputVerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """An `OutputVerdict`; JSON has no NaN and no infinity, so those are written as text."""
+
+    name: str
+    max_abs: Number
+    max_rel: Number
+    cosine: Number
+    tolerance: Number
+    passed: bool
+    psnr: Number | None = None
+    ssim: Number | None = None
+
+
+class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A `Verdict`."""
+
+    outputs: tuple[OutputVerdictEntry, ...]
+    cases: NonNegative
+    ran_on: dict[str, str]
+    error: str | None = None
+
+    @classmethod
+    def of(cls, verdict: Verdict) -> VerdictEntry:
+        """From the core noun."""
+        return cls(
+            outputs=tuple(
+                OutputVerdictEntry(
+                    name=output.name,
+                    max_abs=_to_json(output.max_abs),
+                    max_rel=_to_json(output.max_rel),
+                    cosine=_to_json(output.cosine),
+                    tolerance=_to_json(output.tolerance),
+                    passed=output.passed,
+                    psnr=None if output.psnr is None else _to_json(output.psnr),
+                    ssim=None if output.ssim is None else _to_json(output.ssim),
+                )
+                for output in verdict.outputs
+            ),
+            cases=verdict.cases,
+            ran_on=dict(verdict.ran_on),
+            error=verdict.error,
+        )
+
+    def to_core(self) -> Verdict:
+        """The core noun."""
+        return Verdict(
+            outputs=tuple(
+                OutputVerdict(
+                    name=output.name,
+                    max_abs=float(output.max_abs),
+                    max_rel=float(output.max_rel),
+                    cosine=float(output.cosine),
+                    tolerance=float(output.tolerance),
+                    passed=output.passed,
+                    psnr=None if output.psnr is None else float(output.psnr),
+                    ssim=None if output.ssim is None else float(output.ssim),
+                )
+                for output in self.outputs
+            ),
+            cases=self.cases,
+            ran_on=self.ran_on,
+            error=self.error,
+        )
+
+
+def _tensor_entry(tensor: TensorSpec) -> TensorEntry:
+    return TensorEntry(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape)  # type: ignore[arg-type]
+
+
+def _to_json(number: float) -> Number:
+    number = float(number)
+    return number if math.isfinite(number) else str(number)  # type: ignore[return-value]
+
+
+class RangeEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A `Range` of a shape profile."""
+
+    min: NonNegative
+    opt: NonNegative
+    max: Positive
+
+
+class ProfileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A `Profile`."""
+
+    ranges: dict[str, RangeEntry]
+    share: Annotated[float, msgspec.Meta(ge=0, le=1)]
+
+    @classmethod
+    def of(cls, profile: Profile) -> ProfileEntry:
+        """From the core noun."""
+        return cls(
+            ranges={
+                symbol: RangeEntry(min=each.min, opt=each.opt, max=each.max)
+                for symbol, each in profile.ranges.items()
+            },
+            share=profile.share,
+        )
+
+    def to_core(self) -> Profile:
+        """The noun; raises InputError where min, opt and max are not in order."""
+        return Profile(
+            {symbol: Range(each.min, each.opt, each.max) for symbol, each in self.ranges.items()}, self.share
+        )
+
+
+class StageEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A stage of the model, exported to a file of its own.
+
+    Attributes:
+        name: of the stage.
+        file: path relative to the package.
+        io: inputs are, by name, inputs of the package or outputs of earlier stages.
+        operators: how many nodes of each edgetx operator the stage's graph has.
+    """
+
+    name: Annotated[str, msgspec.Meta(min_length=1)]
+    file: str
+    io: IOEntry
+    operators: dict[str, Positive] = {}

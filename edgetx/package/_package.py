@@ -1,0 +1,222 @@
+"""A package on disk, opened."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from edgetx import processors
+from edgetx.core import IOSpec, Processor, Verdict
+from edgetx.errors import EdgetxError, InputError, PackageError
+from edgetx.package._manifest import MANIFEST, MODEL, Manifest
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from edgetx.profiles import Profile
+
+GOLDEN = "golden.npz"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One golden case: real inputs and what PyTorch answered, by tensor name."""
+
+    inputs: Mapping[str, np.ndarray[Any, Any]]
+    outputs: Mapping[str, np.ndarray[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A package on disk, its manifest read and validated.
+
+    package = Package.open("swin_tiny.edgetx")
+    package.io.inputs, package.verdict, package.golden()
+
+    Attributes:
+        path: the folder.
+        manifest: what it is.
+        graph: the ONNX file in it that this is about; another one than the whole model's for a stage.
+    """
+
+    path: Path
+    manifest: Manifest
+    graph: str = MODEL
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str], *, check: bool = True) -> Package:
+        """Read a package.
+
+        Args:
+            path: the package's folder.
+            check: compare the SHA-256 of every file with the manifest; without it only sizes are compared.
+
+        Raises:
+            PackageError: no such folder, not a package, an invalid manifest, or a file that has changed.
+        """
+        folder = Path(path)
+        if not folder.is_dir():
+            what = "is a file" if folder.exists() else "does not exist"
+            raise PackageError(f"package {folder} {what}; give the folder that `edgetx export` wrote")
+        if not (folder / MANIFEST).is_file():
+            raise PackageError(
+                f"{folder} is not an edgetx package: it has no {MANIFEST}; give the folder that "
+                "`edgetx export` wrote"
+            )
+        package = cls(folder, Manifest.read(folder / MANIFEST))
+        package.check(hashes=check)
+        return package
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.manifest.name
+
+    @property
+    def io(self) -> IOSpec:
+        """Inputs, outputs and symbols."""
+        return self.manifest.io.to_core()
+
+    @property
+    def processor(self) -> Processor | None:
+        """The pre- and post-processing, or None."""
+        return self.manifest.to_processor()
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How the package compared with PyTorch when it was exported."""
+        return None if self.manifest.verdict is None else self.manifest.verdict.to_core()
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The names of the stages, in the order in which they run; empty where the model was not split."""
+        return tuple(stage.name for stage in self.manifest.stages)
+
+    def stage(self, name: str) -> Package:
+        """A stage as a package of its own, without processor and golden cases: what a runtime opens.
+
+        Raises:
+            InputError: there is no stage of this name.
+        """
+        for stage in self.manifest.stages:
+            if stage.name == name:
+                manifest = msgspec.structs.replace(
+                    self.manifest,
+                    name=f"{self.name}.{name}",
+                    io=stage.io,
+                    bodies=self.manifest.bodies if stage.operators else "none",
+                    processor=None,
+                    operators=stage.operators,
+                    verdict=None,
+                    stages=(),
+                    stages_verdict=None,
+                    profiles=(),
+                    files={
+                        file: entry
+                        for file, entry in self.manifest.files.items()
+                        if file in (stage.file, f"{stage.file}.data")
+                    },
+                )
+                return Package(self.path, manifest, stage.file)
+        raise InputError(
+            f"package {self.path} has no stage {name!r}; it has {', '.join(self.stages) or 'none'}"
+        )
+
+    @property
+    def is_stage(self) -> bool:
+        """Whether this is a stage: then its inputs come from other stages, which need no check for NaN."""
+        return self.graph != MODEL
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """The shape profiles, smallest first; empty where no data was profiled."""
+        return tuple(profile.to_core() for profile in self.manifest.profiles)
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / self.graph
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files, without cached engines."""
+        return sum(entry.size for entry in self.manifest.files.values())
+
+    def check(self, *, hashes: bool = True) -> None:
+        """Compare every file with the manifest.
+
+        Raises:
+            PackageError: names the file that is missing, or whose size or (with `hashes`) SHA-256 differs.
+        """
+        for name, entry in self.manifest.files.items():
+            file = self.path / name
+            try:
+                size = file.stat().st_size
+                digest = sha256(file) if hashes and size == entry.size else None
+            except OSError as error:
+                raise PackageError(
+                    f"package {self.path}: {name} cannot be read ({error.strerror}); copy or export it again"
+                ) from error
+            if size != entry.size:
+                raise PackageError(
+                    f"package {self.path}: {name} has {size} bytes, the manifest says {entry.size}; "
+                    "copy or export it again"
+                )
+            if digest is not None and digest != entry.sha256:
+                raise PackageError(
+                    f"package {self.path}: {name} has changed since it was written "
+                    f"(SHA-256 {digest[:12]}..., recorded is {entry.sha256[:12]}...); copy or export it again"
+                )
+
+    def golden(self) -> list[Case]:
+        """The golden cases, in order.
+
+        Raises:
+            PackageError: the package has none, or `golden.npz` is damaged or does not fit the manifest.
+        """
+        import numpy as np
+
+        file = self.path / GOLDEN
+        if GOLDEN not in self.manifest.files:
+            raise PackageError(f"package {self.path} has no {GOLDEN}; export the model again to add one")
+        cases: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
+        io = self.io
+        dtypes = (
+            {tensor.name: tensor.dtype for tensor in io.inputs},
+            {tensor.name: tensor.dtype for tensor in io.outputs},
+        )
+        try:
+            with np.load(file, allow_pickle=False) as arrays:
+                for key in arrays.files:
+                    index, side, name = key.split("/", 2)
+                    part = ("input", "output").index(side)
+                    restored = processors.restore_dtype(arrays[key], dtypes[part].get(name))
+                    cases.setdefault(int(index), ({}, {}))[part][name] = restored
+        except EdgetxError:
+            raise
+        except Exception as error:  # numpy raises ValueError, KeyError, EOFError, zipfile.BadZipFile, ...
+            raise PackageError(f"{file} is damaged ({error}); copy or export the package again") from error
+        if not cases:
+            raise PackageError(f"{file} holds no cases; export the package again")
+        for index, case in cases.items():
+            for part, side in enumerate(("inputs", "outputs")):
+                if case[part].keys() != dtypes[part].keys():
+                    raise PackageError(
+                        f"{file}: case {index} has the {side} {sorted(case[part])}, "
+                        f"the manifest says {sorted(dtypes[part])}; export the package again"
+                    )
+        return [Case(*cases[index]) for index in sorted(cases)]
+
+
+def sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,40 @@
+"""Text that appears complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from edgetx.errors import InputError
+
+
+def write_text(path: Path, text: str, *, force: bool = False) -> None:
+    """Write UTF-8 text; folders on the way are made.
+
+    Raises:
+        InputError: the file exists without `force`, or the folder or disk cannot be written.
+    """
+    if path.exists() and not force:
+        raise InputError(f"{path} exists; choose another name, or --force to replace it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise InputError(
+            f"cannot write {path}: {error.strerror or error}; give a file in a writable folder with space"
+        ) from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current

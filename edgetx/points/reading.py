@@ -1,0 +1,117 @@
+"""Files of points.
+
+    .bin    float32, little-endian, point after point: 4 columns as in KITTI, 5 as in nuScenes
+    .npy    float32 or float64 [points, columns]
+    .pcd    PCL's format, with the fields x y z intensity
+    .las    ASPRS LAS 1.0 to 1.4
+
+Intensity stays as the sensor gives it: 0 to 1 in KITTI, 0 to 255 in nuScenes, 0 to 65535 in LAS.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from edgetx.errors import InputError
+from edgetx.points.cloud import Cloud
+from edgetx.points.las import read_las
+from edgetx.points.pcd import read_pcd
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    Array = np.ndarray[Any, np.dtype[Any]]
+
+_KNOWN = {4: "KITTI", 5: "nuScenes"}
+
+
+def read_points(path: str | os.PathLike[str], columns: int) -> Cloud:
+    """Read one sweep; points that are not finite are dropped and counted.
+
+    Args:
+        path: a `.bin`, `.npy`, `.pcd` or `.las` file.
+        columns: that the model takes: 4 (x, y, z, intensity) or 5. Formats that name their columns may hold
+            more; those that do not must hold exactly these.
+
+    Raises:
+        InputError: no such file, another format, a truncated or damaged file, another number of columns,
+            or integers where coordinates should be.
+    """
+    path = os.fspath(path)
+    reader = _READERS.get(os.path.splitext(path)[1].lower())
+    if reader is None:
+        raise InputError(f"{path} has no suffix of a point cloud; accepted: {', '.join(READABLE)}")
+    if not os.path.isfile(path):
+        raise InputError(f"{path} is not a file; give a sweep as {', '.join(READABLE)}")
+    try:
+        return Cloud.of(reader(path, columns), path)
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read: {error.strerror or error}; check the file and its permissions"
+        ) from error
+
+
+def _read_bin(path: str, columns: int) -> Array:
+    import numpy as np
+
+    size = os.path.getsize(path)
+    if size % (4 * columns):
+        fitting = [f"{other} columns ({name})" for other, name in _KNOWN.items() if not size % (4 * other)]
+        advice = (
+            f"it would fit {' or '.join(fitting)}: use a package for those"
+            if fitting
+            else "it fits no known format and may be truncated: get a fresh copy"
+        )
+        raise InputError(
+            f"{path} has {size} bytes, no whole number of points of {columns} float32 columns "
+            f"({4 * columns} bytes), which this model takes; {advice}"
+        )
+    values = np.fromfile(path, "<f4")
+    # With the wrong number of columns, coordinates appear as intensities, which are never negative.
+    if (values[3::columns] < 0).any():
+        for other, name in _KNOWN.items():
+            if not size % (4 * other) and not (values[3::other] < 0).any():
+                raise InputError(
+                    f"{path} has negative intensities when it is read as {columns} columns, which this model "
+                    f"takes, and none as {other} ({name}); use a package for those"
+                )
+    return values.reshape(-1, columns)
+
+
+def _read_npy(path: str, columns: int) -> Array:
+    import numpy as np
+
+    try:
+        points = np.load(path, allow_pickle=False)
+    except OSError:
+        raise
+    except Exception as error:  # numpy raises ValueError, EOFError, ...
+        raise InputError(f"{path} cannot be read as .npy ({error}); get a fresh copy") from error
+    wanted = f"float32 or float64 [points, {columns}]"
+    if not isinstance(points, np.ndarray):
+        raise InputError(f"{path} holds several arrays; give one, {wanted}")
+    if points.dtype.kind in "iu":
+        raise InputError(
+            f"{path} holds integers ({points.dtype}); give {wanted} in metres, e.g. points.astype('float32')"
+        )
+    if points.dtype.kind != "f" or points.dtype.itemsize not in (4, 8):
+        raise InputError(f"{path} holds {points.dtype}; give {wanted}")
+    if points.ndim != 2 or points.shape[1] != columns:
+        raise InputError(
+            f"{path} has shape {list(points.shape)}; this model takes [points, {columns}]: x, y, z, intensity"
+            + (", and one more" if columns > 4 else "")
+        )
+    return points
+
+
+_READERS: Mapping[str, Callable[[str, int], Array]] = {
+    ".bin": _read_bin,
+    ".npy": _read_npy,
+    ".pcd": read_pcd,
+    ".las": read_las,
+}
+
+READABLE = tuple(_READERS)
+"""Suffixes of files that `read_points` reads."""

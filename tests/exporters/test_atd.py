@@ -1,0 +1,90 @@
+"""ATD as spandrel loads it: any size, one dynamic file.
+
+The library sorts tokens by category and leaves the order inside a category to PyTorch, whose unstable sort
+gives another one on every instruction set. It is compared under stable sorts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+
+from edgetx.exporters._stable import StableSorts
+
+SMALL = {
+    "upscale": 2,
+    "embed_dim": 24,
+    "depths": [2, 1],
+    "num_heads": [2, 4],
+    "num_tokens": 16,
+    "mlp_ratio": 1,
+}
+SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
+
+
+@pytest.fixture(autouse=True)
+def _stable(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("spandrel")
+    from spandrel.architectures.ATD import __arch
+
+    attention = __arch.atd_arch.AC_MSA
+    forward = attention.forward
+
+    def stable(*args: Any) -> Any:
+        with StableSorts():
+            return forward(*args)
+
+    monkeypatch.setattr(attention, "forward", stable)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"upsampler": "'pixelshuffle'"},
+        # The only one of spandrel's with groups of 128; others have groups of 256.
+        {"upsampler": "'pixelshuffledirect'", "embed_dim": 48, "upscale": 3, "convffn_kernel_size": 7},
+        {
+            "upscale": 4,
+            "upsampler": "'nearest+conv'",
+            "window_size": 16,
+            "qkv_bias": False,
+            "norm": False,
+            "resi_connection": "'3conv'",
+        },
+        {"upscale": 1, "in_chans": 1, "window_size": 4, "reducted_dim": 6, "patch_norm": False},
+    ],
+)
+def test_configuration(settings: dict[str, Any], restores: Any) -> None:
+    _, model = restores("ATD", SMALL | settings, SIZES)
+    counts = Counter(node.op_type for node in model.graph)
+    assert counts["WindowAttention"] == counts["GroupAttention"] == counts["DepthwiseConv"] == 3
+    assert counts["TopK"] == 3
+
+
+def test_absolute_positions_are_left_to_the_generic_exporter() -> None:
+    from edgetx import sources
+
+    reference = sources.load("spandrel:ATD?ape=True&depths=[1]&num_heads=[2]&embed_dim=24", pretrained=False)
+    assert reference.architecture == "generic"
+
+
+@pytest.mark.parametrize("arguments", [(), (1,), (0, True), {"dim": 0, "stable": False}])
+def test_sorts_are_stable_inside_the_context_only(arguments: Any) -> None:
+    keys = torch.randint(3, (64, 65), generator=torch.Generator().manual_seed(0))
+    named = (
+        arguments
+        if isinstance(arguments, dict)
+        else dict(zip(("dim", "descending"), arguments, strict=False))
+    )
+    expected = torch.sort(keys, **{**named, "stable": True})
+    with StableSorts():
+        if isinstance(arguments, dict):
+            found = torch.sort(keys, **arguments), keys.sort(**arguments), keys.argsort(**arguments)
+        else:
+            found = torch.sort(keys, *arguments), keys.sort(*arguments), keys.argsort(*arguments)
+    values, also, order = found
+    assert torch.equal(values.values, expected.values)
+    assert all(torch.equal(indices, expected.indices) for indices in (values.indices, also.indices, order))
