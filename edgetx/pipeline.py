@@ -262,7 +262,7 @@ def _operators(model: ir.Model) -> dict[str, int]:
 def failure(verdict: Verdict) -> str:
     """One line that says what failed."""
     if verdict.error is not None:
-        return f"the package does not run: {verdict.error}"
+        return verdict.error if verdict.outputs else f"the package does not run: {verdict.error}"
     worst = max(
         (output for output in verdict.outputs if not output.passed), key=lambda output: output.max_abs
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
 
+from edgetx.core import Rewrite
 from edgetx.exporters._channels_last import DepthwiseConv
 from edgetx.exporters._restoration import RestorationFamily, Trunk, tail, to_maps, to_tokens
 from edgetx.exporters._windowed import WindowAttention, gather_bias
@@ -18,6 +20,10 @@ from edgetx.ops.group_attention import GroupAttentionAttributes
 from edgetx.ops.window_attention import WindowAttentionAttributes
 
 _MODULE = "spandrel.architectures.ATD.__arch.atd_arch"
+NOTE = (
+    "ATD puts each token into the category that it resembles most: where the two best are equal up to "
+    "rounding, PyTorch and the package may choose differently, and pixels around it differ a little"
+)
 
 
 class Slots(NamedTuple):
@@ -254,6 +260,10 @@ class ATD(RestorationFamily):
         "&convffn_kernel_size=5&mlp_ratio=2",
     }
     models = {f"{_MODULE}.ATD": _model}
+
+    def rewrite(self, module: nn.Module) -> Rewrite:
+        rewritten = super().rewrite(module)
+        return replace(rewritten, notes=(*rewritten.notes, NOTE))
 
     def recognises(self, module: nn.Module) -> bool:
         """Models with absolute positions, which exist for one size only, are left to the generic path."""

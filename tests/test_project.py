@@ -129,7 +129,10 @@ def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) ->
     library = {name for name in names if name.endswith((".so", ".dll", ".dylib"))}
     assert len(library) == 1
     other = {name for name in names if not name.endswith(".py")} - library
-    assert {name for name in other if not name.endswith((".md", ".json", ".txt"))} == {"edgetx/py.typed"}
+    assert {name for name in other if not name.endswith((".md", ".json", ".txt"))} == {
+        "edgetx/points/viewer.html",
+        "edgetx/py.typed",
+    }
     expected = (
         {*sources(root), "edgetx/__main__.py"}
         if (root / "edgetx/__main__.py").is_file()

@@ -161,9 +161,11 @@ def _loaded(descriptor: Any, name: str, weights: Any, checkpoint: str) -> Loaded
     ]
     if descriptor.tiling is not spandrel.ModelTiling.SUPPORTED:
         notes.append(f"spandrel calls tiling of this model {descriptor.tiling.name.lower()}: seams may show")
-    call = descriptor._call_fn  # how spandrel calls models that take or return more than a picture
+    call = _CALLS.get(id, descriptor._call_fn)
+    if not call.__qualname__.startswith("ImageModelDescriptor."):
+        model = Called(model, call)  # it takes or returns more than a picture
     wrapped = ImageModel(
-        model if call.__qualname__.startswith("ImageModelDescriptor.") else Called(model, call),
+        model,
         scale=descriptor.scale,
         channels=descriptor.input_channels,
         out_channels=descriptor.output_channels,
@@ -181,6 +183,23 @@ def _settled(module: Any) -> torch.nn.Module:
     return torch.nn.Sequential(conv, torch.nn.LeakyReLU(0.05)) if module.has_relu else conv
 
 
+def _on_a_copy(model: Any, image: torch.Tensor) -> Any:
+    return model(image.clone())
+
+
+def _with_noise(model: Any, image: torch.Tensor) -> Any:
+    """A map of the noise to remove goes in beside the picture: spandrel's level, for batches of any size."""
+    if getattr(model, "mode", None) == "DnCNN":  # that one takes none
+        return model(image)
+    return model(torch.cat((image, torch.full_like(image[:, :1], 15 / 255)), dim=1))
+
+
+_CALLS: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+    "RCAN": _on_a_copy,
+    "DRUNet": _with_noise,
+    "DnCNN": _with_noise,
+}
+"""Instead of spandrel's: RCAN writes into the picture that it is given, the others take one at a time."""
 _SETTLED = {"spandrel.architectures.SPAN.__arch.span.Conv3XC": _settled}
 
 

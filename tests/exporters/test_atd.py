@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from edgetx.exporters._stable import StableSorts
+from edgetx.exporters.atd import NOTE
 
 SMALL = {
     "upscale": 2,
@@ -49,12 +50,11 @@ def _stable(monkeypatch: pytest.MonkeyPatch) -> None:
         {
             "upscale": 4,
             "upsampler": "'nearest+conv'",
-            "window_size": 16,
             "qkv_bias": False,
             "norm": False,
             "resi_connection": "'3conv'",
         },
-        {"upscale": 1, "in_chans": 1, "window_size": 4, "reducted_dim": 6, "patch_norm": False},
+        {"upscale": 1, "in_chans": 1, "window_size": 16, "reducted_dim": 6, "patch_norm": False},
     ],
 )
 def test_configuration(settings: dict[str, Any], restores: Any) -> None:
@@ -71,20 +71,28 @@ def test_absolute_positions_are_left_to_the_generic_exporter() -> None:
     assert reference.architecture == "generic"
 
 
-@pytest.mark.parametrize("arguments", [(), (1,), (0, True), {"dim": 0, "stable": False}])
-def test_sorts_are_stable_inside_the_context_only(arguments: Any) -> None:
+def test_the_package_notes_that_categories_hang_on_rounding() -> None:
+    from edgetx import exporters, sources
+
+    options = "depths=[1]&num_heads=[2]&embed_dim=24&num_tokens=8"
+    reference = sources.load(f"spandrel:ATD?{options}", pretrained=False)
+    assert NOTE in exporters.get("atd").rewrite(reference.module).notes
+
+
+@pytest.mark.parametrize(
+    ("positional", "named"), [((), {}), ((1,), {}), ((0, True), {}), ((), {"dim": 0, "stable": False})]
+)
+def test_stable_sorts(positional: tuple[Any, ...], named: dict[str, Any]) -> None:
     keys = torch.randint(3, (64, 65), generator=torch.Generator().manual_seed(0))
-    named = (
-        arguments
-        if isinstance(arguments, dict)
-        else dict(zip(("dim", "descending"), arguments, strict=False))
-    )
-    expected = torch.sort(keys, **{**named, "stable": True})
+    settings = dict(zip(("dim", "descending"), positional, strict=False)) | named | {"stable": True}
+    expected = torch.sort(keys, **settings)
     with StableSorts():
-        if isinstance(arguments, dict):
-            found = torch.sort(keys, **arguments), keys.sort(**arguments), keys.argsort(**arguments)
-        else:
-            found = torch.sort(keys, *arguments), keys.sort(*arguments), keys.argsort(*arguments)
-    values, also, order = found
-    assert torch.equal(values.values, expected.values)
-    assert all(torch.equal(indices, expected.indices) for indices in (values.indices, also.indices, order))
+        made = torch.sort(keys, *positional, **named)
+        orders = [
+            made.indices,
+            keys.sort(*positional, **named).indices,
+            torch.argsort(keys, *positional, **named),
+            keys.argsort(*positional, **named),
+        ]
+    assert torch.equal(made.values, expected.values)
+    assert all(torch.equal(order, expected.indices) for order in orders)
