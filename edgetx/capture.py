@@ -72,7 +72,8 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
             )
         except Exception as error:
             raise ExportError(
-                f"{reference.name} was traced but cannot be written as ONNX: {_first_line(error)}; "
+                f"{reference.name} was traced but cannot be written as ONNX: "
+                f"{_first_line(error.__cause__ or error)}; "
                 "replace the unsupported PyTorch operator in the model, or rewrite it in an exporter"
             ) from error
     assert exported is not None

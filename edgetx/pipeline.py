@@ -352,11 +352,11 @@ def _golden(reference: Reference) -> list[Case]:
     import torch
 
     from edgetx.capture import flatten_outputs
-    from edgetx.exporters import clone
+    from edgetx.exporters import clone, reference_mode
 
     cases = []
     for sample in reference.samples:
-        with torch.inference_mode():
+        with reference_mode():
             tensors = [torch.from_numpy(sample[spec.name]) for spec in reference.io.inputs]
             # A fresh copy each time: transformers' Swin changes itself when it sees another size.
             outputs = flatten_outputs(clone(reference.module)(*tensors), reference.io)

@@ -16,7 +16,7 @@ from edgetx import sources
 from edgetx.capture import Positional
 from edgetx.core import Reference
 from edgetx.errors import PackageError
-from edgetx.exporters import clone
+from edgetx.exporters import clone, reference_mode
 from edgetx.fusion import MODULE_KEY, PARTIAL_KEY, ancestors
 from edgetx.ops import library
 from edgetx.package import Package
@@ -82,7 +82,7 @@ def _torch_values(
     for name, module in model.named_modules():
         if name:
             module.register_forward_hook(record(name))
-    with torch.inference_mode():
+    with reference_mode():
         tensors = [torch.from_numpy(inputs[spec.name]) for spec in reference.io.inputs]
         outputs = Positional(model, reference.io)(*tensors)
     return values, types, [output.numpy() for output in outputs]

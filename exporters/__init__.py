@@ -5,6 +5,7 @@ Adding one: write its module and its test, and add a line to `_TABLE`.
 
 from __future__ import annotations
 
+import contextlib
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ _TABLE = {
     "atd": "edgetx.exporters.atd:ATD",
     "fdat": "edgetx.exporters.fdat:FDAT",
     "scunet": "edgetx.exporters.scunet:SCUNet",
+    "uformer": "edgetx.exporters.uformer:Uformer",
+    "omnisr": "edgetx.exporters.omnisr:OmniSR",
     "rat": "edgetx.exporters.rat:Rat",
     "flatformer": "edgetx.exporters.flatformer:FlatFormer",
     "ptv3": "edgetx.exporters.ptv3:PTv3",
@@ -82,6 +85,21 @@ def clone(module: torch.nn.Module) -> torch.nn.Module:
     from edgetx.exporters._modules import clone as share_weights
 
     return share_weights(module)
+
+
+def reference_mode() -> contextlib.ExitStack:
+    """The context in which a library's model gives the answer that a package is held to.
+
+    Inference mode, and sorts that keep the order of equal values, as ONNX defines them.
+    """
+    import torch
+
+    from edgetx.exporters._stable import StableSorts
+
+    context = contextlib.ExitStack()
+    context.enter_context(torch.inference_mode())
+    context.enter_context(StableSorts())
+    return context
 
 
 def _make(place: str) -> Architecture:

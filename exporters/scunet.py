@@ -33,7 +33,7 @@ def _attention(module: Any) -> WindowAttention:
 
 
 class ConvTransBlock(nn.Module):
-    """Half of the channels through two convolutions, half through a Swin block, between 1x1 convolutions. NHWC."""
+    """Half of the channels through two convolutions, half through a Swin block. NHWC."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Halve(nn.Module):
 
 
 class Double(nn.Module):
-    """A transposed 2x2 convolution of stride 2 as a Linear and a transpose of its rows: NHWC to twice its sides."""
+    """A transposed 2x2 convolution of stride 2 as a Linear and a transpose: NHWC to twice its sides."""
 
     def __init__(self, conv: nn.ConvTranspose2d) -> None:
         super().__init__()

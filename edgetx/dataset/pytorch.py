@@ -61,12 +61,12 @@ def _run(reference: Reference, package: Package, feeds: Feeds) -> dict[str, Any]
     import torch
 
     from edgetx.capture import flatten_outputs
-    from edgetx.exporters import clone
+    from edgetx.exporters import clone, reference_mode
 
     tensors = [torch.from_numpy(feeds[spec.name].astype(spec.dtype)) for spec in reference.io.inputs]
     # A fresh copy each time: some models change themselves when they see another size.
     try:
-        with torch.inference_mode():
+        with reference_mode():
             outputs = flatten_outputs(clone(reference.module)(*tensors), reference.io)
     except (RuntimeError, ValueError, TypeError, AssertionError) as error:
         raise EdgetxError(f"the PyTorch model fails on it: {str(error).partition(chr(10))[0]}") from error

@@ -21,8 +21,8 @@ SMALLEST_BLOCK = 16
 """Of a matrix product's operands, along each axis."""
 LARGEST_BLOCK = 64
 """Of queries or keys: 64 rows of 32 channels and their logits stay in the registers of four warps."""
-LARGEST_FLOAT32_BLOCK = 32
-"""Of queries in float32, whose products take more registers: with 64 they spill."""
+LARGEST_LOOPING_BLOCK = 32
+"""Of queries, where more than one block of keys follows, and of both in float32: 64 rows spill registers."""
 
 
 def why_not(tensor: torch.Tensor) -> str | None:
@@ -79,7 +79,10 @@ def block(size: int, most: int = LARGEST_BLOCK) -> int:
 
 
 def blocks(queries: int, keys: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Rows of a block of queries and of a block of keys."""
+    """Rows of a block of queries and of a block of keys; no registers spill on sm_80 and sm_120."""
     import torch
 
-    return block(queries, LARGEST_FLOAT32_BLOCK if dtype == torch.float32 else LARGEST_BLOCK), block(keys)
+    loops = keys > LARGEST_BLOCK
+    wide = dtype == torch.float32
+    block_q = block(queries, LARGEST_LOOPING_BLOCK if wide or loops else LARGEST_BLOCK)
+    return block_q, block(keys, LARGEST_LOOPING_BLOCK if wide and loops else LARGEST_BLOCK)

@@ -17,18 +17,24 @@ FOUND = 36
 
 
 def draw(detector: Detector) -> Detector:
-    """Draw all weights from torch's generator, then scale the head's maps to what they stand for.
+    """Draw all weights from torch's generator, then fit what training would to a synthetic sweep.
 
-    The last convolutions are set by the maps of a synthetic sweep: PyTorch's own start leaves norms and
-    biases constant, and a heat map that is nearly the same everywhere. Empty ground stays below the
-    threshold: equal scores have no order that all engines agree on.
+    That is the BatchNorms' statistics, and the last convolutions, so that the maps have the range of what
+    they stand for. PyTorch's own start has constant norms and biases, and a heat map that is nearly the same
+    everywhere. Empty ground stays below the threshold: equal scores have no order that all engines agree on.
     """
     config = detector.config
     sweep = torch.from_numpy(samples.sweep(config.point_range, config.columns))
     with torch.no_grad():
+        norms = [
+            module for module in detector.modules() if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d)
+        ]
         for module in detector.modules():
             _draw(module)
+        hooks = [norm.register_forward_pre_hook(_fit) for norm in norms]
         maps = dict(zip(head_maps(config), detector.eval().maps(sweep), strict=True))
+        for hook in hooks:
+            hook.remove()
         head: Any = detector.bbox_head.task_heads[0]
         for name, values in maps.items():
             spread, means = _TYPICAL[name]
@@ -69,8 +75,12 @@ def _draw(module: nn.Module) -> None:
         inputs = parameter.shape[0] if transposed else parameter[0].numel()
         convolution = isinstance(module, nn.Conv2d | nn.ConvTranspose2d)
         parameter.copy_(noise * ((2.0 if convolution else 1.0) / inputs) ** 0.5)
-    if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-        mean: Any = module.running_mean
-        variance: Any = module.running_var
-        mean.copy_(0.1 * torch.randn(mean.shape))
-        variance.copy_(0.5 + torch.rand(variance.shape))
+
+
+def _fit(norm: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+    """Set the statistics of a BatchNorm to those of its input."""
+    values = inputs[0].transpose(0, 1).flatten(1)
+    mean: Any = norm.running_mean
+    variance: Any = norm.running_var
+    mean.copy_(values.mean(1))
+    variance.copy_(values.var(1))

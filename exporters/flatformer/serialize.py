@@ -81,7 +81,9 @@ class Serialize(nn.Module):
         cells = self.grid[0] * self.grid[1]
         sample, y, x = coords.long().unbind(1)
         cell = y * self.grid[1] + x
-        rank = self.ranks.gather(1, cell.expand(len(ORDERS), -1)).long() + sample * cells
+        rank = self.ranks.gather(1, cell.expand(len(ORDERS), -1)).long()
+        if self.batch > 1:
+            rank = rank + sample * cells
         occupied = torch.zeros((len(ORDERS), self.batch * cells), dtype=torch.int32, device=coords.device)
         running = occupied.scatter(1, rank, 1).cumsum(1, dtype=torch.int32)
         place = running.gather(1, rank) - 1
@@ -130,7 +132,7 @@ class Serialize(nn.Module):
                 f"Serialize: coords is {coords.dtype} {list(coords.shape)}; "
                 "expected torch.int32 [pillars, 3], each sample, y, x"
             )
-        limits = torch.tensor([self.batch, *self.grid])
+        limits = torch.tensor([self.batch, *self.grid], device=coords.device)
         outside = ((coords < 0) | (coords >= limits)).any(1)
         if outside.any():
             raise InputError(

@@ -59,7 +59,7 @@ class HistogramAttention(nn.Module):
         self.project_out = attention.project_out
 
     def forward(self, x: Tensor) -> Tensor:
-        _, channels, height, width = x.shape
+        batch, channels, height, width = x.shape
         half = channels // 2
         moved, rest = torch.split(x, [half, channels - half], 1)
         moved, rows = moved.sort(dim=2, stable=True)
@@ -68,38 +68,35 @@ class HistogramAttention(nn.Module):
         qkv = self.qkv_dwconv(self.qkv(torch.cat([moved, rest], 1))).flatten(2)
         q1, k1, q2, k2, v = torch.split(qkv, channels, 1)
         v, order = v.sort(dim=2, stable=True)
-        parts = [*(part.gather(2, order) for part in (q1, k1, q2, k2)), v]
+        bins = torch.cat([q1.gather(2, order), k1.gather(2, order), v], 1)
+        others = torch.cat([q2.gather(2, order), k2.gather(2, order), v], 1)
+        missing = -(height * width) % self.heads if self.pads else 0
         if self.pads:
-            missing = -(height * width) % self.heads
-            parts = [functional.pad(part, (0, missing)) for part in parts]
-        q1, k1, q2, k2, v = parts
-        out = self._attend(q1, k1, v, bins=True) * self._attend(q2, k2, v, bins=False)
+            bins, others = (functional.pad(part, (0, missing)) for part in (bins, others))
+        size = (height * width + missing) // self.heads
+        if self.heads > 1:
+            others = others.reshape(batch, 3 * channels, size, self.heads).transpose(2, 3)
+        split = (batch, 3 * self.heads, channels, size)
+        out, other = self._attend(bins.reshape(split)), self._attend(others.reshape(split))
+        if self.heads > 1:
+            other = other.reshape(batch, channels, self.heads, size).transpose(2, 3)
+        joined = (batch, channels, height * width + missing)
+        out = out.reshape(joined) * other.reshape(joined)
         if self.pads:
             out = out[..., : height * width]
-        out = self.project_out(torch.unflatten(out.scatter(2, order, out), 2, (height, width)))
+        out = self.project_out(out.scatter(2, order, out).reshape(batch, channels, height, width))
 
         moved, rest = torch.split(out, [half, channels - half], 1)
         moved = moved.scatter(3, columns, moved)
         return torch.cat([moved.scatter(2, rows, moved), rest], 1)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, *, bins: bool) -> Tensor:
-        channels = v.shape[1]
-        shape = (channels, self.heads, -1) if bins else (channels, -1, self.heads)
-        interleaved = not bins and self.heads > 1
-
-        def split(x: Tensor) -> Tensor:
-            if interleaved:
-                x = x.reshape(x.shape[0], *shape).transpose(2, 3)
-            return x.reshape(x.shape[0], self.heads, channels, -1)
-
-        q, k, v = split(q), split(k), split(v)
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """`[B, 3 heads, tokens, size]` to `[B, heads, tokens, size]`."""
+        q, k, v = torch.split(qkv, self.heads, 1)
         norms = _norm(q) * _norm(k).transpose(2, 3)
         weights = (q @ k.transpose(2, 3) * self.temperature / norms).exp()
-        out = weights @ v / (weights.sum(-1, keepdim=True) + 1)
-        if interleaved:
-            out = out.reshape(out.shape[0], channels, self.heads, -1).transpose(2, 3)
-        joined: Tensor = out.reshape(out.shape[0], channels, -1)
-        return joined
+        out: Tensor = weights @ v / (weights.sum(-1, keepdim=True) + 1)
+        return out
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -15,14 +15,7 @@ import torch
 from edgetx.exporters._stable import StableSorts
 from edgetx.exporters.atd import NOTE
 
-SMALL = {
-    "upscale": 2,
-    "embed_dim": 24,
-    "depths": [2, 1],
-    "num_heads": [2, 4],
-    "num_tokens": 16,
-    "mlp_ratio": 1,
-}
+SMALL = {"embed_dim": 24, "depths": [1], "num_heads": [2], "num_tokens": 16, "mlp_ratio": 1}
 SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
 
 
@@ -44,12 +37,19 @@ def _stable(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"upsampler": "'pixelshuffle'"},
-        # The only one of spandrel's with groups of 128; others have groups of 256.
-        {"upsampler": "'pixelshuffledirect'", "embed_dim": 48, "upscale": 3, "convffn_kernel_size": 7},
+        # Groups of 128 tokens, by which spandrel knows the light model; all others have groups of 256.
+        {
+            "upscale": 3,
+            "upsampler": "'pixelshuffledirect'",
+            "embed_dim": 48,
+            "depths": [2, 1],
+            "num_heads": [2, 4],
+            "convffn_kernel_size": 7,
+        },
         {
             "upscale": 4,
             "upsampler": "'nearest+conv'",
+            "depths": [2],
             "qkv_bias": False,
             "norm": False,
             "resi_connection": "'3conv'",
@@ -58,10 +58,12 @@ def _stable(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_configuration(settings: dict[str, Any], restores: Any) -> None:
-    _, model = restores("ATD", SMALL | settings, SIZES)
+    settings = SMALL | settings
+    _, model = restores("ATD", settings, SIZES)
     counts = Counter(node.op_type for node in model.graph)
-    assert counts["WindowAttention"] == counts["GroupAttention"] == counts["DepthwiseConv"] == 3
-    assert counts["TopK"] == 3
+    layers = sum(settings["depths"])
+    assert counts["WindowAttention"] == counts["GroupAttention"] == counts["DepthwiseConv"] == layers
+    assert counts["TopK"] == layers
 
 
 def test_absolute_positions_are_left_to_the_generic_exporter() -> None:

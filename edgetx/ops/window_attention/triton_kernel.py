@@ -136,7 +136,7 @@ def window_attention_kernel(
     highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
     result = tl.zeros([BLOCK_Q, BLOCK_V], tl.float32)
-    for first in tl.static_range(0, KEYS, BLOCK_K):
+    for first in range(0, KEYS, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K)
         key_y = top - (KV_Y - WINDOW_Y) // 2 + key // KV_X
         key_x = left - (KV_X - WINDOW_X) // 2 + key % KV_X
@@ -165,8 +165,8 @@ def window_attention_kernel(
         logits *= factor[:, None]
         if NORM:
             # The products are divided, not the keys: a normalised half-precision key loses half its digits.
-            wide = k.to(tl.float32)
-            logits /= tl.maximum(tl.sqrt(tl.sum(wide * wide, 1)), EPSILON)[None, :]
+            wide_key = k.to(tl.float32)
+            logits /= tl.maximum(tl.sqrt(tl.sum(wide_key * wide_key, 1)), EPSILON)[None, :]
         if HAS_BIAS:
             place = (head * QUERIES + query[:, None]) * KEYS + key[None, :]
             known = (query < QUERIES)[:, None] & (key < KEYS)[None, :]
