@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
-from edgetx import exporters, sources
+import edgetx
+from edgetx import sources
 from edgetx.errors import ExportError
+from edgetx.exporters._pictures import ImageModel
 
 SIZES = ((1, 32, 24), (2, 19, 45), (1, 1, 3))
 
@@ -39,8 +45,28 @@ def test_the_picture_is_left_as_it_was() -> None:
     assert torch.equal(picture, before)
 
 
-def test_a_model_that_takes_squares_only_is_traced_at_one_size() -> None:
+class SquareRoot(torch.nn.Module):
+    """Finds its height again from the number of pixels, as Uformer does: no tracer follows that."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        side = int(math.sqrt(x.flatten(2).shape[-1]))
+        return 1 - x.flatten(2).unflatten(2, (side, side))
+
+
+def test_a_model_that_is_traced_at_one_size_only(tmp_path: Path) -> None:
+    model = ImageModel(SquareRoot(), square=True)
+    package = edgetx.export(model, output=tmp_path / "square")
+    assert package.manifest.io.inputs[0].shape == ("batch", 3, 192, 192)
+    assert any("which `edgetx run` fills with tiles" in note for note in package.manifest.notes)
+    picture = np.random.default_rng(0).integers(0, 256, (45, 200, 3), np.uint8)
+    restored = np.asarray(edgetx.restore(package.path, Image.fromarray(picture)).image)
+    np.testing.assert_array_equal(restored, 255 - picture)
+
+
+def test_what_cannot_be_traced_is_told_in_one_line(tmp_path: Path) -> None:
     pytest.importorskip("spandrel")
-    query = "embed_dim=8&num_heads=[1,1,1,1,1,1,1,1,1]&depths=[1,1,1,1,1,1,1,1,1]&token_projection=conv"
-    reference = sources.load(f"spandrel:Uformer?{query}", pretrained=False)
-    assert reference.architecture == "generic"
+    source = "spandrel:HVICIDNet?channels=[4,4,8,16]&heads=[1,1,2,4]"
+    with pytest.raises(ExportError, match=r"cannot be written as ONNX: Error when translating node.*pow") as raised:
+        edgetx.export(source, pretrained=False, output=tmp_path / "cidnet")
+    assert "\n" not in str(raised.value)
+    assert not list(tmp_path.iterdir())
