@@ -8,7 +8,7 @@ Names and shapes of the weights are those of the authors' `backbone` (SECOND wit
 from __future__ import annotations
 
 import itertools
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +56,8 @@ class Backbone(nn.Module):
         maps = []
         for block in self.blocks:
             for layer in cast(nn.ModuleList, block):
-                conv: Any = cast(nn.Sequential, layer)[0]
-                same = conv.stride == (1, 1) and conv.in_channels == conv.out_channels
-                x = layer(x) + x if same else layer(x)
+                out = layer(x)
+                x = out + x if out.shape == x.shape else out
             maps.append(x)
         return maps
 
@@ -89,7 +88,10 @@ def scatter(tokens: Tensor, coords: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Fold every BatchNorm into the convolution before it, in place; `module` is in eval mode, a clone."""
+    """Fold every BatchNorm and the convolution before it into a convolution, in place of the BatchNorm.
+
+    `module` is in eval mode, and a clone. What has a BatchNorm's name then gives what it gave.
+    """
     for parent in list(module.modules()):
         children = list(parent.named_children())
         for (name, conv), (norm_name, norm) in itertools.pairwise(children):
@@ -97,8 +99,8 @@ def fold_batch_norms(module: nn.Module) -> nn.Module:
                 folded = torch.nn.utils.fusion.fuse_conv_bn_eval(
                     conv, norm, transpose=isinstance(conv, nn.ConvTranspose2d)
                 )
-                setattr(parent, name, folded)
-                setattr(parent, norm_name, nn.Identity())
+                setattr(parent, name, nn.Identity())
+                setattr(parent, norm_name, folded)
     return module
 
 
