@@ -356,10 +356,17 @@ def _golden(reference: Reference) -> list[Case]:
 
     cases = []
     for sample in reference.samples:
-        with reference_mode():
-            tensors = [torch.from_numpy(sample[spec.name]) for spec in reference.io.inputs]
-            # A fresh copy each time: transformers' Swin changes itself when it sees another size.
-            outputs = flatten_outputs(clone(reference.module)(*tensors), reference.io)
+        tensors = [torch.from_numpy(sample[spec.name]) for spec in reference.io.inputs]
+        try:
+            with reference_mode():
+                # A fresh copy each time: transformers' Swin changes itself when it sees another size.
+                outputs = flatten_outputs(clone(reference.module)(*tensors), reference.io)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            shapes = ", ".join(f"{spec.name}={list(sample[spec.name].shape)}" for spec in reference.io.inputs)
+            raise ExportError(
+                f"{reference.name} fails in PyTorch itself on {shapes}: {str(error).partition(chr(10))[0]}; "
+                "where a dimension cannot vary, give it as a number (--input name=dtype[dim,...])"
+            ) from error
         cases.append(
             Case(
                 inputs=dict(sample),

@@ -32,6 +32,7 @@ _TABLE = {
     "uformer": "edgetx.exporters.uformer:Uformer",
     "omnisr": "edgetx.exporters.omnisr:OmniSR",
     "rat": "edgetx.exporters.rat:Rat",
+    "histoformer": "edgetx.exporters.histoformer:Histoformer",
     "flatformer": "edgetx.exporters.flatformer:FlatFormer",
     "ptv3": "edgetx.exporters.ptv3:PTv3",
     "dsvt": "edgetx.exporters.dsvt:DSVT",

@@ -256,10 +256,11 @@ class Restorer:
                 )
             else:
                 area = int(min(most, height * width * 4))
-                affordable = self._profile.pixels(limit, max(area // self._batch, 1)) // self._batch
+                least = rows.smallest * columns.smallest
+                run = max(area // self._batch, least * self._batch)
+                affordable = self._profile.pixels(limit, run) // self._batch
                 found = tiling.best((height, width), rows, columns, affordable)
                 if found is None:
-                    least = rows.smallest * columns.smallest
                     needed = self._profile.growth(least, 2**62) + (memory.resident() or 0)
                     raise InputError(
                         f"no tile of this {width}x{height} picture fits {memory.show_size(self._budget())}: "

@@ -6,15 +6,15 @@ No library carries it: `model.py` is ours, with the authors' names of the weight
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from edgetx.core import Architecture, IOSpec, Processor, Rewrite, SymbolRange
+from edgetx.core import Architecture, Feeds, IOSpec, Processor, Rewrite, SymbolRange
 from edgetx.exporters import _modules, generic
 from edgetx.exporters._pictures import INPUT, OUTPUT, image_io
-from edgetx.exporters.histoformer import model, rewritten
+from edgetx.exporters.histoformer import model, rewritten, settled
 from edgetx.processors import ImageRestoration
 
 _MODEL = "edgetx.exporters.histoformer.model.Histoformer"
@@ -53,6 +53,16 @@ class Histoformer(Architecture):
             input=INPUT,
             output=OUTPUT,
         )
+
+    def select_samples(
+        self, module: nn.Module, samples: Sequence[Feeds]
+    ) -> tuple[Sequence[Feeds], Sequence[str]]:
+        """Thumbnails of the pictures on which float32 settles the answer (see `settled`), and a note."""
+        if not isinstance(module, model.Histoformer):
+            return samples, ()
+        pictures = [feeds[INPUT] for feeds in samples]
+        chosen = settled.choose(module, pictures)
+        return [{INPUT: each} for each in chosen], [settled.note(module, pictures[0][0], chosen)]
 
     def source_from_state_dict(self, state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
         """The authors' names. Centred norms leave no trace: as in their configuration."""

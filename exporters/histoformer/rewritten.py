@@ -100,7 +100,8 @@ class HistogramAttention(nn.Module):
 
 
 def _norm(x: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp(min=1e-12)
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.clamp(min=1e-12)
 
 
 class FeedForward(nn.Module):
