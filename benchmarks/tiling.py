@@ -66,8 +66,8 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
             Goal(what="time, tiled / untiled", measured=tiled["seconds"] / whole["seconds"]),
         ],
         notes=[
-            f"{tiled['tiles']} tiles of {tiled['tile'][0]}x{tiled['tile'][1]}, halo {tiled['halo']}, blended; "
-            f"in the run that compares, {compared['tiles']} of {compared['tile'][0]}x{compared['tile'][1]}.",
+            f"{tiled['tiles']} tiles of {tiled['tile'][0]}x{tiled['tile'][1]}, halo {tiled['halo']}, blended; in "
+            f"the run that compares, {compared['tiles']} of {compared['tile'][0]}x{compared['tile'][1]}.",
             "DAT's channel attention sums over the whole picture, so no halo makes its tiles exact.",
         ],
     )
