@@ -66,8 +66,8 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
             Goal(what="time, tiled / untiled", measured=tiled["seconds"] / whole["seconds"]),
         ],
         notes=[
-            f"{tiled['tiles']} tiles of {tiled['tile'][0]}x{tiled['tile'][1]}, halo {tiled['halo']}, blended; in "
-            f"the run that compares, {compared['tiles']} of {compared['tile'][0]}x{compared['tile'][1]}.",
+            f"{tiled['tiles']} tiles of {_size(tiled)}, halo {tiled['halo']}, blended; in the run that compares, "
+            f"{compared['tiles']} of {_size(compared)}.",
             "DAT's channel attention sums over the whole picture, so no halo makes its tiles exact.",
         ],
     )
@@ -82,3 +82,7 @@ def _restore(
         [sys.executable, "-m", "edgetx", *command, *options], stdout=subprocess.PIPE, text=True, check=True
     )
     return json.loads(done.stdout)[0], np.asarray(Image.open(output))
+
+
+def _size(report: dict[str, Any]) -> str:
+    return "x".join(map(str, report["tile"]))
