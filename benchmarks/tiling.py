@@ -66,7 +66,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
             Goal(what="time, tiled / untiled", measured=tiled["seconds"] / whole["seconds"]),
         ],
         notes=[
-            f"{tiled['tiles']} tiles of {_size(tiled)}, halo {tiled['halo']}, blended; in the run that compares, "
+            f"{tiled['tiles']} tiles of {_size(tiled)}, halo {tiled['halo']}, blended; in the compared run, "
             f"{compared['tiles']} of {_size(compared)}.",
             "DAT's channel attention sums over the whole picture, so no halo makes its tiles exact.",
         ],
