@@ -40,7 +40,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
             baseline="stock",
             threads=threads,
             runs=max(runs // fewer, rounds // fewer, 1),
-            rounds=max(rounds // fewer, 1),
+            rounds=max(rounds // fewer, min(rounds, 4)),
             progress=progress,
         )
         ours = report["edgetx"]

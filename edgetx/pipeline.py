@@ -107,36 +107,54 @@ def export(
     )
 
 
-def processor_of(name: str) -> tuple[Processor, IOSpec]:
+def presets_of(name: str) -> tuple[str, ...]:
+    """The presets of our own models that a name stands for: itself, or those of the architecture of that id.
+
+    Raises:
+        InputError: there is none of that name.
+        UnavailableError: PyTorch is not installed.
+    """
+    owners = _own_presets()
+    if name in owners:
+        return (name,)
+    found = tuple(preset for preset, owner in owners.items() if owner.id == name)
+    if not found:
+        raise InputError(f"unknown architecture {name!r}; known: {', '.join(owners)}")
+    return found
+
+
+def processor_of(preset: str) -> tuple[Processor, IOSpec]:
     """The processor and the inputs of a preset of our own models, such as `flatformer_kitti`.
 
     Raises:
-        InputError: an unknown name, the id of an architecture instead of a preset's name, or no processor.
+        InputError: an unknown name, or a model that reads no files.
         UnavailableError: PyTorch is not installed.
     """
+    owners = _own_presets()
+    if preset not in owners:
+        raise InputError(f"unknown preset {preset!r}; known: {', '.join(owners)}")
+    owner = owners[preset]
+    place, _, function = owner.presets[preset].partition(":")
+    module = getattr(import_module(place), function)()
+    processor = owner.processor(module)
+    if processor is None:
+        raise InputError(f"{preset} has no processor, so it reads no files; give a package that has one")
+    return processor, owner.describe(module)
+
+
+def _own_presets() -> dict[str, Architecture]:
     try:
         from edgetx import exporters
     except ImportError as error:
         raise UnavailableError(
             f"a preset's settings need PyTorch ({error}); pip install edgetx[export], or give a package"
         ) from error
-    presets = {
+    return {
         preset: each
         for each in exporters.architectures()
         for preset, source in each.presets.items()
         if source.startswith("edgetx.exporters.")
     }
-    if name not in presets:
-        own = sorted(preset for preset, owner in presets.items() if owner.id == name)
-        what = f"{name} has several presets; give one" if own else f"unknown architecture {name!r}; known"
-        raise InputError(f"{what}: {', '.join(own or presets)}")
-    owner = presets[name]
-    place, _, function = owner.presets[name].partition(":")
-    module = getattr(import_module(place), function)()
-    processor = owner.processor(module)
-    if processor is None:
-        raise InputError(f"{name} has no processor, so it reads no files; give a package that has one")
-    return processor, owner.describe(module)
 
 
 def export_reference(

@@ -13,6 +13,9 @@ from edgetx.cli.console import Progress, emit_json, show, show_table
 from edgetx.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgetx.core import IOSpec, Processor
     from edgetx.profiles import Profile, Sweep, Unreadable
 
 BINS = 12
@@ -29,7 +32,12 @@ def profile_data(
     ] = None,
     arch: Annotated[
         str | None,
-        typer.Option("--arch", metavar="NAME", help="Read as this preset does, e.g. flatformer_kitti."),
+        typer.Option(
+            "--arch",
+            metavar="NAME",
+            help="Read as this preset does, e.g. flatformer_kitti; of an architecture's presets (flatformer) "
+            "the first that takes the first sweep.",
+        ),
     ] = None,
     profiles: Annotated[
         int | None,
@@ -62,9 +70,13 @@ def profile_data(
             processor, io = opened.processor, opened.io
         else:
             assert arch is not None
-            processor, io = pipeline.processor_of(arch)
+            presets = pipeline.presets_of(arch)
+            processor, io = pipeline.processor_of(presets[0])
         files = find(paths, processor)
         assert processor is not None
+        if arch is not None and len(presets) > 1:
+            arch, processor, io = _first_that_reads(presets, files[0])
+            progress(f"reading as {arch}, the first preset that takes {files[0]}")
         progress(f"reading {len(files)} files")
         sweeps, unreadable = shapes.count(files, processor, io)
     proposed = shapes.propose([sweep.counts for sweep in sweeps], profiles=profiles) if sweeps else []
@@ -83,6 +95,8 @@ def profile_data(
     if json:
         emit_json(report)
     else:
+        if arch is not None:
+            show(f"read as {arch} does")
         _show(sweeps, unreadable, proposed, package if proposed else None)
         if profiles is not None and len(proposed) < profiles:
             show(
@@ -90,6 +104,21 @@ def profile_data(
             )
     if unreadable:
         raise typer.Exit(1)
+
+
+def _first_that_reads(presets: Sequence[str], file: Path) -> tuple[str, Processor, IOSpec]:
+    from edgetx import pipeline
+
+    reasons = []
+    for preset in presets:
+        processor, io = pipeline.processor_of(preset)
+        try:
+            processor.preprocess(str(file), io)
+        except InputError as error:
+            reasons.append(f"{preset}: {error}")
+        else:
+            return preset, processor, io
+    raise InputError(f"no preset takes {file}; {'; '.join(reasons)}")
 
 
 def _write(path: Path, report: dict[str, Any], *, force: bool) -> None:

@@ -60,7 +60,7 @@ def _read_bin(path: str, columns: int) -> Array:
     if size % (4 * columns):
         fitting = [f"{other} columns ({name})" for other, name in _KNOWN.items() if not size % (4 * other)]
         advice = (
-            f"it would fit {' or '.join(fitting)}: use a package for those"
+            f"it would fit {' or '.join(fitting)}: use a package of so many"
             if fitting
             else "it fits no known format and may be truncated: get a fresh copy"
         )
@@ -75,7 +75,7 @@ def _read_bin(path: str, columns: int) -> Array:
             if not size % (4 * other) and not (values[3::other] < 0).any():
                 raise InputError(
                     f"{path} has negative intensities when it is read as {columns} columns, which this model "
-                    f"takes, and none as {other} ({name}); use a package for those"
+                    f"takes, and none as {other} ({name}); use a package of {other} columns"
                 )
     return values.reshape(-1, columns)
 
@@ -99,9 +99,15 @@ def _read_npy(path: str, columns: int) -> Array:
     if points.dtype.kind != "f" or points.dtype.itemsize not in (4, 8):
         raise InputError(f"{path} holds {points.dtype}; give {wanted}")
     if points.ndim != 2 or points.shape[1] != columns:
+        width = points.shape[1] if points.ndim == 2 else 0
         raise InputError(
             f"{path} has shape {list(points.shape)}; this model takes [points, {columns}]: x, y, z, intensity"
-            + (", and one more" if columns > 4 else "")
+            + (", and one more; " if columns > 4 else "; ")
+            + (
+                f"it fits a package of {width} columns ({_KNOWN[width]})"
+                if width in _KNOWN
+                else f"packages take {' or '.join(f'{each} ({name})' for each, name in _KNOWN.items())}"
+            )
         )
     return points
 

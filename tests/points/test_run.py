@@ -223,7 +223,7 @@ def test_a_sweep_larger_than_every_profile(detector: Path, file: Path, tmp_path:
     from edgetx.package import Package
     from edgetx.profiles import Profile, Range
 
-    profiles = [Profile({"points": Range(0, 200, 300)}, 1.0)]
+    profiles = [Profile({"points": Range(0, 200, 300), "pillars": Range(0, 10, 1000)}, 1.0)]
     package = Package.open(detector)
     copy = tmp_path / "profiled"
     copy.mkdir()
@@ -238,3 +238,8 @@ def test_a_sweep_larger_than_every_profile(detector: Path, file: Path, tmp_path:
     (row,) = json.loads(command("run", copy, file, "--json", "--all-points").stdout)
     assert row["counts"]["points"] == 500
     assert "points 500 exceeds 300 by 200 of the largest profile" in row["notes"][0]
+    profiles = [Profile({"points": Range(0, 200, 1000), "pillars": Range(0, 10, 20)}, 1.0)]
+    (copy / MANIFEST).write_bytes(msgspec.json.encode(package.manifest.with_profiles(profiles)))
+    (row,) = json.loads(command("run", copy, file, "--json").stdout)
+    assert 0 < row["counts"]["pillars"] <= 20 < row["counts"]["points"] < 500
+    assert f"left out {500 - row['counts']['points']} of 500 points" in row["notes"][0]
