@@ -1,8 +1,8 @@
 """Parity of every restoration architecture with an exporter: one dynamic file against PyTorch, several sizes.
 
 Two configurations of the library's own parameters each, reduced, with random weights. The pictures are those
-that every export is verified on: crops of photographs, of sizes that are no multiple of the windows or smaller, in
-portrait and landscape, and a batch of two.
+that every export is verified on: crops of photographs, of sizes that are no multiple of the windows or
+smaller, in portrait and landscape, and a batch of two.
 """
 
 from __future__ import annotations
