@@ -16,7 +16,9 @@ NAMES = (
     "overhead",
     "parity",
     "restoration",
+    "restoration_parity",
     "restoration_quality",
+    "precision",
     "tiling",
     "flatformer",
 )

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgetx.benchmark import bench
+    from edgetx.building import build
     from edgetx.core import IOSpec, Session, SymbolRange, Target, TensorSpec, Verdict
     from edgetx.errors import EdgetxError
     from edgetx.package import Package
     from edgetx.pipeline import deploy, export
+    from edgetx.precision import convert
     from edgetx.restoration import restore
     from edgetx.runtimes import load
     from edgetx.verification import verify
@@ -34,6 +36,8 @@ _HOME = {
     "TensorSpec": "core",
     "Verdict": "core",
     "bench": "benchmark",
+    "build": "building",
+    "convert": "precision",
     "deploy": "pipeline",
     "export": "pipeline",
     "load": "runtimes",
@@ -51,6 +55,8 @@ __all__ = [
     "TensorSpec",
     "Verdict",
     "bench",
+    "build",
+    "convert",
     "deploy",
     "export",
     "load",

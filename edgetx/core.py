@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     import torch
 
+    from edgetx.engines import Engine, Request
     from edgetx.package import Package
 
 Array = "np.ndarray[Any, np.dtype[Any]]"
@@ -347,6 +348,20 @@ class Runtime(ABC):
     @abstractmethod
     def open(self, package: Package, target: Target) -> Session:
         """Open a package; raises `UnavailableError` with `why_not` when it cannot."""
+
+    def build(
+        self, package: Package, request: Request, progress: Callable[[str], None] = lambda line: None
+    ) -> tuple[Engine, bool]:
+        """Build an engine into the package's cache, or find it there; and whether it was built by this call.
+
+        Raises:
+            UnavailableError: the engine's library is not installed, or does not take the model; says why.
+            InputError: this runtime opens packages as they are; or the request does not fit the package.
+            EdgetxError: the build failed, or ran out of time or memory; the cache is as it was.
+        """
+        raise InputError(
+            f"{self.title} opens packages as they are: there is nothing to build for the runtime {self.id}"
+        )
 
     def version(self) -> str | None:
         """The engine's version, or None where it is not installed."""

@@ -14,12 +14,13 @@ from edgetx.errors import InputError, UnavailableError
 from edgetx.package import Package
 from edgetx.runtimes.chain import Chain
 from edgetx.runtimes.ort import OrtRuntime
+from edgetx.runtimes.tensorrt_rtx import TensorRTRTXRuntime
 
 __all__ = ["Chain", "get", "load", "runtimes"]
 
 logger = logging.getLogger(__name__)
 
-_TABLE: tuple[Runtime, ...] = (OrtRuntime(),)
+_TABLE: tuple[Runtime, ...] = (OrtRuntime(), TensorRTRTXRuntime())
 
 
 def runtimes() -> dict[str, Runtime]:

@@ -11,7 +11,9 @@ import typer
 from typer.core import TyperGroup
 
 from edgetx import __version__
+from edgetx.cli import build as building
 from edgetx.cli import check, describe, make, profile
+from edgetx.cli import convert as conversion
 from edgetx.cli import run as running
 from edgetx.cli.console import say
 from edgetx.errors import EdgetxError
@@ -111,6 +113,8 @@ def configure(
 
 app.command()(make.deploy)
 app.command()(make.export)
+app.command()(building.build)
+app.command()(conversion.convert)
 app.command()(check.verify)
 app.command()(check.bench)
 app.command()(running.run)

@@ -38,6 +38,7 @@ def inspect(
 
 def _inspect_package(path: Path, json: bool) -> None:
     from edgetx.benchmark.report import size
+    from edgetx.cli.convert import facts, show_conversion
     from edgetx.cli.make import parity
     from edgetx.package import Package
 
@@ -75,11 +76,14 @@ def _inspect_package(path: Path, json: bool) -> None:
             if manifest.stages_verdict is None
             else [("parity of stages", parity(manifest.stages_verdict.to_core()))]
         ),
+        *([] if manifest.conversion is None else facts(manifest.conversion)),
         *[(f"file {name}", size(entry.size)) for name, entry in manifest.files.items()],
         ("written by", f"edgetx {manifest.edgetx_version}, {manifest.created}"),
         *[("note", note) for note in manifest.notes],
     ]
     show_facts(rows)
+    if manifest.conversion is not None:
+        show_conversion(manifest.conversion)
 
 
 def _stage(io: IOSpec) -> str:

@@ -12,7 +12,16 @@ holds either the previous package or the complete new one.
 """
 
 from edgetx.package._draft import Draft, amend, create
-from edgetx.package._entries import FileEntry, IOEntry, ProfileEntry, StageEntry, VerdictEntry
+from edgetx.package._entries import (
+    ConversionEntry,
+    FileEntry,
+    IOEntry,
+    KeptEntry,
+    ProfileEntry,
+    RangeOfModule,
+    StageEntry,
+    VerdictEntry,
+)
 from edgetx.package._manifest import MANIFEST, MODEL, SCHEMA_VERSION, Manifest
 from edgetx.package._package import GOLDEN, Case, Package
 
@@ -22,12 +31,15 @@ __all__ = [
     "MODEL",
     "SCHEMA_VERSION",
     "Case",
+    "ConversionEntry",
     "Draft",
     "FileEntry",
     "IOEntry",
+    "KeptEntry",
     "Manifest",
     "Package",
     "ProfileEntry",
+    "RangeOfModule",
     "StageEntry",
     "VerdictEntry",
     "amend",

@@ -189,3 +189,46 @@ class StageEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     file: str
     io: IOEntry
     operators: dict[str, Positive] = {}
+
+
+class RangeOfModule(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """The largest magnitude that a PyTorch module gave on the golden inputs; `""` is the model itself."""
+
+    module: str
+    largest: Annotated[float, msgspec.Meta(ge=0)]
+
+    @property
+    def headroom(self) -> float:
+        """Bits to float16's largest number, 65504; negative beyond it."""
+        return math.inf if self.largest == 0 else math.log2(65504 / self.largest)
+
+
+class KeptEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Nodes of one operator in one module that stay in float32, and why."""
+
+    module: str
+    operator: str
+    nodes: Positive
+    reason: str
+
+
+class ConversionEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How a package was made from one of another precision.
+
+    Attributes:
+        parent: the name of that package's model.
+        parent_sha256: of its model.onnx.
+        safety: what the golden inputs' magnitudes were multiplied with before they were held against 65504.
+        half: how many nodes compute in float16.
+        modules: those with the largest magnitudes.
+        kept: what stays in float32.
+        rounded: the verdict where every float16 value is rounded, whatever the engine does.
+    """
+
+    parent: str
+    parent_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    safety: Annotated[float, msgspec.Meta(ge=1)]
+    half: NonNegative
+    modules: tuple[RangeOfModule, ...] = ()
+    kept: tuple[KeptEntry, ...] = ()
+    rounded: VerdictEntry | None = None

@@ -14,6 +14,7 @@ from edgetx import __version__, processors
 from edgetx.core import DTYPES, Processor, Reference, Verdict, Weights
 from edgetx.errors import InputError, PackageError
 from edgetx.package._entries import (
+    ConversionEntry,
     FileEntry,
     IOEntry,
     Positive,
@@ -54,6 +55,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         stages: the parts of the model, in the order in which they run; empty where it was not split.
         stages_verdict: of the stages, run one after the other, at export time.
         profiles: ranges of the sizes of real inputs, smallest first (`edgetx profile-data`).
+        conversion: how the package was made from one of another precision; None where it was exported.
         notes: for the reader.
         files: by path relative to the package, with forward slashes.
     """
@@ -76,6 +78,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     stages: tuple[StageEntry, ...] = ()
     stages_verdict: VerdictEntry | None = None
     profiles: tuple[ProfileEntry, ...] = ()
+    conversion: ConversionEntry | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, FileEntry] = {}
 

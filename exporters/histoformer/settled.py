@@ -1,11 +1,12 @@
 """Pictures on which a Histoformer has an answer that float32 settles, to verify it with.
 
 The network is not continuous. Where two values that are to be sorted lie closer than rounding errors, their
-order is chance, and with it the place that each one's answer goes to. In the attention's sort of n pixels
-about n² of 2^24 neighbours do, and each swap changes logits by 1/n: an error e after one block is about the
-root of e, whatever n is. Every engine, and PyTorch with another memory layout, so has an answer of its own
-to a large picture, and only pictures without such neighbours can tell a right graph from a wrong one. In
-float64 they are 10^9 times as rare.
+order is chance, and with it where each one's answer goes. Values with a relative error e have about n·n·e
+such neighbours among n, and swapping two of them in the attention's sort changes its logits by about 1/n: one
+block turns e into its root, whatever n is. Every engine, and PyTorch itself in another memory layout, so
+gives an answer of its own to a large picture; only a picture without such neighbours tells a right graph from
+a wrong one. In float64 they are half a billion times as rare: there the rewritten copy is the model at every
+size.
 """
 
 from __future__ import annotations
@@ -46,24 +47,24 @@ def is_settled(module: nn.Module, picture: Pictures) -> bool:
     return bool(np.abs(change(module, picture)).max() <= SETTLED)
 
 
-def note(module: nn.Module, picture: Pictures, chosen: Sequence[Pictures]) -> str:
-    """What verification on `chosen` says and what it does not, with the `change` of `picture` measured."""
-    changed = change(module, picture).astype(np.float64)
-    psnr = -10 * np.log10(max(float(np.square(changed).mean()), 1e-30))
-    sizes = ", ".join("x".join(map(str, (*each.shape[:-3], *each.shape[-2:]))) for each in chosen)
-    height, width = picture.shape[-2:]
+def note(changed: Pictures, chosen: Sequence[Pictures]) -> str:
+    """What verification on `chosen` says and what it does not, with the `change` of a picture measured."""
+    psnr = -10 * np.log10(max(float(np.square(changed.astype(np.float64)).mean()), 1e-30))
+    sizes = ", ".join("x".join(map(str, (len(each), *each.shape[-2:]))) for each in chosen)
+    height, width = changed.shape[-2:]
     return (
-        "Histoformer sorts pixels, so that a rounding error which swaps two of them moves the answer: when the "
-        f"values of a picture of {height}x{width} change by at most {MOVE:.0e} of themselves, PyTorch's own "
-        f"answer changes by up to {np.abs(changed).max():.1e} (PSNR {psnr:.1f} dB); no other engine can be "
-        f"held to less. Verified where it changes by at most {SETTLED:.0e}, on thumbnails of {sizes}"
+        "Histoformer sorts pixels, so that a rounding error which swaps two of them moves the answer: when "
+        f"the values of a picture of {height}x{width} change by at most {MOVE:.0e} of themselves, PyTorch's "
+        f"own answer changes by up to {np.abs(changed).max():.1e} (PSNR {psnr:.1f} dB); no other engine can "
+        f"be held to less. Verified where it changes by at most {SETTLED:.0e}, on thumbnails of {sizes}"
     )
 
 
 def choose(module: nn.Module, pictures: Sequence[Pictures]) -> list[Pictures]:
     """Thumbnails `[B, 3, h, w]` of `pictures` `[B, 3, H, W]` that `module` settles, one of each of `SIZES`.
 
-    A size of which none is found is left out; of the last one there is a pair too, as one batch. The same for the same arguments.
+    A size of which none is found is left out; of the last one there is a pair too, as one batch. The same
+    arguments give the same thumbnails.
 
     Raises:
         ExportError: none of the pictures that were tried is settled.
