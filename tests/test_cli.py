@@ -23,7 +23,9 @@ from edgetx.errors import SourceError, VerificationError
 from edgetx.ops import OPERATORS
 from edgetx.package import Package
 
-COMMANDS = ("deploy", "export", "verify", "bench", "run", "inspect", "list", "doctor")
+COMMANDS = (
+    "deploy", "export", "verify", "bench", "run", "convert", "build", "profile-data", "inspect", "list", "doctor",
+)  # fmt: skip
 QUICK = ("--threads", "1", "--runs", "2", "--rounds", "1", "--warmup", "0")
 
 
