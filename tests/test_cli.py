@@ -24,8 +24,18 @@ from edgetx.ops import OPERATORS
 from edgetx.package import Package
 
 COMMANDS = (
-    "deploy", "export", "verify", "bench", "run", "convert", "build", "profile-data", "inspect", "list", "doctor",
-)  # fmt: skip
+    "deploy",
+    "export",
+    "verify",
+    "bench",
+    "run",
+    "convert",
+    "build",
+    "profile-data",
+    "inspect",
+    "list",
+    "doctor",
+)
 QUICK = ("--threads", "1", "--runs", "2", "--rounds", "1", "--warmup", "0")
 
 
