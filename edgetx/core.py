@@ -273,6 +273,15 @@ class Architecture(ABC):
         """Inputs to verify `module` with where random numbers would not do; () leaves them to its source."""
         return ()
 
+    def golden(
+        self, module: torch.nn.Module, samples: Sequence[Feeds]
+    ) -> tuple[Sequence[Feeds], Sequence[str]]:
+        """The inputs that a package of `module` is verified on, and notes on them; by default its samples.
+
+        For models whose answer to some inputs is a matter of rounding.
+        """
+        return samples, ()
+
     def processor(self, module: torch.nn.Module) -> Processor | None:
         """The processor that goes with `module`; None leaves it to the library that the model came from."""
         return None

@@ -190,6 +190,8 @@ def _export(
     from edgetx import capture, exporters
 
     architecture = exporters.get(reference.architecture)
+    samples, notes = architecture.golden(reference.module, reference.samples)
+    reference = dataclasses.replace(reference, samples=samples, notes=[*reference.notes, *notes])
     rewrite = architecture.rewrite(reference.module)
     stages = _stages(architecture, rewrite.module) if split else ()
     with packages.create(folder, force=force) as draft:

@@ -213,13 +213,9 @@ def test_a_package_says_what_it_was_verified_on(short: Short) -> None:
     (note,) = (note for note in package.manifest.notes if "thumbnails of" in note)
     assert "PSNR" in note
     assert "1x7x6, 1x8x8, 2x8x8" in note
-    unsettled, *settled_cases = package.golden()
-    assert unsettled.inputs["image"].shape == (1, 3, 64, 64)
-    assert unsettled.changes["restored"] > 1e-4
-    assert not any(case.changes for case in settled_cases)
-    accepted = {output.name: output.tolerance for output in package.verdict.outputs}
-    assert accepted["restored"] == 1e-4
-    assert accepted["restored (unsettled)"] == pytest.approx(2 * unsettled.changes["restored"])
+    shapes = [case.inputs["image"].shape for case in package.golden()]
+    assert shapes[-3:] == [(1, 3, 7, 6), (1, 3, 8, 8), (2, 3, 8, 8)]
+    assert package.verdict.passed and package.verdict.max_abs <= 1e-4
 
 
 class GatherElements(OpRun):
