@@ -13,7 +13,8 @@ OUTPUT      ?= packages/$(SOURCE)
 
 BIN         := $(VENV)/bin
 PIP_INSTALL  = -m pip install -qq
-NATIVE      := CMakeLists.txt $(wildcard cmake/*) $(wildcard edgetx/ops/*/*.cc) $(wildcard edgetx/ops/*/*.h)
+NATIVE      := CMakeLists.txt $(wildcard cmake/*) $(wildcard edgetx/ops/*/*.cc edgetx/ops/*/*.h) \
+               $(wildcard edgetx/ops/native/*/*.cc edgetx/ops/native/*/*.h)
 SANITIZED   ?= build-sanitize
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
@@ -39,6 +40,8 @@ $(VENV)/.torch: constraints/dev.txt
 $(VENV)/.edgetx: $(VENV)/.torch pyproject.toml $(NATIVE)
 	@echo "== $(VENV): edgetx and its native library"
 	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt scikit-build-core cmake ninja
+	@# Only its copy of TensorRT's headers is used, and only by the build.
+	@$(BIN)/python $(PIP_INSTALL) --no-deps -c constraints/dev.txt kernel-lens
 	@PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt \
 	   --no-build-isolation --editable '.[export,ort]'
 	@touch $@

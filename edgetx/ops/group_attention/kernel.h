@@ -10,30 +10,12 @@
 #include <cstdint>
 #include <vector>
 
+#include "edgetx/ops/group_attention/attributes.h"
 #include "edgetx/ops/native/attention.h"
 #include "edgetx/ops/native/cpu.h"
 #include "edgetx/ops/native/dtype.h"
-#include "edgetx/ops/native/status.h"
 
 namespace edgetx::group_attention {
-
-using attention::Activation;
-
-struct Attributes {
-  int64_t num_heads = 0;
-  float scale = 1.0f;
-  Activation activation = Activation::kSoftmax;
-};
-
-using Shape = std::vector<int64_t>;
-
-struct Shapes {
-  Shape q;
-  Shape k;
-  Shape v;
-  Shape groups;
-  Shape inverse;
-};
 
 // `q`, `k`, `v` and `output` hold elements of `dtype`.
 struct Tensors {
@@ -45,12 +27,6 @@ struct Tensors {
   const int32_t* inverse = nullptr;
   void* output = nullptr;
 };
-
-// Whether every attribute is in its range.
-Status Validate(const Attributes& attributes);
-
-// Whether tensors of these shapes fit valid attributes.
-Status Check(const Attributes& attributes, const Shapes& shapes);
 
 // Whether every index is -1 or in its range, for shapes that fit.
 Status CheckIndices(const Shapes& shapes, const Tensors& tensors);

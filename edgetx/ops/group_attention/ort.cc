@@ -51,11 +51,7 @@ struct Definition {
     if (Status status = ort::Read(info, "scale", &attributes.scale); !status.ok()) return status;
     std::string activation;
     if (Status status = ort::Read(info, "activation", &activation); !status.ok()) return status;
-    if (activation == "relu2") {
-      attributes.activation = Activation::kRelu2;
-    } else if (activation != "softmax") {
-      return Status::Error("GroupAttention: activation='" + activation + "'; accepted: softmax, relu2");
-    }
+    if (Status status = SetActivation(activation, &attributes); !status.ok()) return status;
     return Validate(attributes);
   }
 

@@ -22,27 +22,6 @@ ScratchPool& Pool() {
   return pool;
 }
 
-template <class Choice>
-struct Named {
-  const char* name;
-  Choice choice;
-};
-
-template <class Choice, size_t N>
-Status ReadChoice(const OrtKernelInfo* info, const char* name, const Named<Choice> (&choices)[N], Choice* value) {
-  std::string given;
-  if (Status status = ort::Read(info, name, &given); !status.ok()) return status;
-  std::string accepted;
-  for (const auto& [text, choice] : choices) {
-    if (given == text) {
-      *value = choice;
-      return {};
-    }
-    accepted += (accepted.empty() ? "" : ", ") + std::string(text);
-  }
-  return Status::Error("WindowAttention: " + std::string(name) + "='" + given + "'; accepted: " + accepted);
-}
-
 Status ReadPair(const OrtKernelInfo* info, const char* name, Pair* pair) {
   std::vector<int64_t> given;
   if (Status status = ort::Read(info, name, &given); !status.ok()) return status;
@@ -67,20 +46,11 @@ Status ReadAttributes(const OrtKernelInfo* info, Attributes* a) {
                                     {"pad_to", &a->pad_to}}) {
     if (Status status = ReadPair(info, name, value); !status.ok()) return status;
   }
-  Status status = ReadChoice(info, "mask", {{"none", Mask::kNone}, {"region", Mask::kRegion}}, &a->mask);
-  if (!status.ok()) return status;
-  status = ReadChoice(info, "qk_norm", {{"none", QkNorm::kNone}, {"l2", QkNorm::kL2}}, &a->qk_norm);
-  if (!status.ok()) return status;
-  status = ReadChoice(info, "shift_when_single",
-                      {{"keep", ShiftWhenSingle::kKeep},
-                       {"drop_axis", ShiftWhenSingle::kDropAxis},
-                       {"drop_both", ShiftWhenSingle::kDropBoth}},
-                      &a->shift_when_single);
-  if (!status.ok()) return status;
-  status = ReadChoice(
-      info, "pad", {{"none", Pad::kNone}, {"before_roll", Pad::kBeforeRoll}, {"after_roll", Pad::kAfterRoll}},
-      &a->pad);
-  if (!status.ok()) return status;
+  for (const char* name : kChoices) {
+    std::string word;
+    if (Status status = ort::Read(info, name, &word); !status.ok()) return status;
+    if (Status status = SetChoice(name, word, a); !status.ok()) return status;
+  }
   return Validate(*a);
 }
 
