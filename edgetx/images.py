@@ -9,13 +9,13 @@ import contextlib
 import io
 import logging
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetx.errors import EdgetxError, InputError, UnavailableError
+from edgetx.files import writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -281,6 +281,15 @@ def _resized_exif(exif: bytes, size: tuple[int, int]) -> bytes:
     return parsed.tobytes()
 
 
+def names_a_picture(path: Path) -> bool:
+    """Whether the suffix is that of a picture format, one that cannot be written too."""
+    try:
+        from PIL import Image
+    except ImportError:
+        return path.suffix.lower() in READABLE
+    return path.suffix.lower() in Image.registered_extensions()
+
+
 def why_not_write(path: Path, size: tuple[int, int]) -> str | None:
     """None if a picture of that width and height can be written to `path`, else the reason and next step."""
     if path.suffix.lower() not in _FORMATS:
@@ -303,30 +312,14 @@ def write_picture(image: Image.Image, path: str | os.PathLike[str], *, force: bo
     target = Path(path)
     if (reason := why_not_write(target, image.size)) is not None:
         raise InputError(reason)
-    if target.exists() and not force:
-        raise InputError(f"{target} exists; choose another name, or --force to replace it")
     name, _, options = _FORMATS[target.suffix.lower()]
     if name == "JPEG" and "A" in image.mode:
         if image.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]
             raise InputError(f"{target}: JPEG holds no transparency; write a .png, .webp or .tiff")
         image = _opaque(image)
     kept = {key: image.info[key] for key in ("icc_profile", "exif") if key in image.info}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                image.save(stream, format=name, **options, **kept)
-            os.chmod(temporary, 0o666 & ~_umask())
-            os.replace(temporary, target)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(
-            f"cannot write {target}: {reason}; give a file in a writable folder with space"
-        ) from error
+    with writing(target, force=force) as stream:
+        image.save(stream, format=name, **options, **kept)
 
 
 def _opaque(image: Image.Image) -> Image.Image:
@@ -334,9 +327,3 @@ def _opaque(image: Image.Image) -> Image.Image:
     image = image.convert("L" if image.mode == "LA" else "RGB")
     image.info.update(info)
     return image
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current

@@ -41,13 +41,16 @@ def load_reference(
     images: Sequence[str | Path] = (),
 ) -> Reference:
     """Turn a SOURCE string or a module in memory into a Reference (see `edgetx.sources`)."""
+    paths = [Path(image) for image in images]
+    for path in paths:  # before the libraries and the model are loaded, which takes a while
+        if not path.exists():
+            raise InputError(f"image {path} does not exist; give the path of an image file")
     try:
         from edgetx import sources
     except ImportError as error:
         raise UnavailableError(
             f"exporting needs PyTorch and the ONNX tools ({error}); pip install edgetx[export,ort]"
         ) from error
-    paths = [Path(image) for image in images]
     if isinstance(source, str):
         if example_inputs is not None:
             raise ExportError(
@@ -98,6 +101,7 @@ def export(
         VerificationError: the package's outputs differ from PyTorch's; nothing is written.
         PackageError: the output folder cannot be written, or exists and `force` is not given.
     """
+    _check_output(output, force)
     progress("loading the model")
     reference = load_reference(
         source, example_inputs, pretrained=pretrained, model=model, inputs=inputs, images=images
@@ -105,6 +109,12 @@ def export(
     return export_reference(
         reference, output=output, bodies=bodies, split=split, force=force, progress=progress
     )
+
+
+def _check_output(output: str | Path | None, force: bool) -> None:
+    """Refuse a folder that may not be replaced before the model is loaded."""
+    if output is not None:
+        packages.create(output, force=force).check()
 
 
 def presets_of(name: str) -> tuple[str, ...]:
@@ -332,6 +342,7 @@ def deploy(
     from edgetx import benchmark, capture
     from edgetx.runtimes import load
 
+    _check_output(output, force)
     progress("loading the model")
     reference = load_reference(source, pretrained=pretrained, model=model, inputs=inputs, images=images)
     package = export_reference(reference, output=output, bodies=bodies, force=force, progress=progress)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from edgetx import quality
 from edgetx.core import OutputVerdict, Target, Verdict
-from edgetx.errors import EdgetxError, UnavailableError
+from edgetx.errors import EdgetxError, InputError, UnavailableError
 from edgetx.package import Package
 from edgetx.processors import ImageRestoration
 from edgetx.runtimes import load
@@ -50,20 +50,23 @@ def verify(
 
     Raises:
         PackageError: the package cannot be read.
+        InputError: no such runtime, device or setting.
         UnavailableError: no runtime, or not the one asked for, can run it here.
     """
     package = package if isinstance(package, Package) else Package.open(package)
     cases = package.golden()
-    actual: list[Mapping[str, Any]] = []
-    ran_on: Mapping[str, str] = {}
     try:
-        with load(package, runtime=runtime, target=target, stages=stages) as session:
-            ran_on = session.describe()
-            actual = [session.run(case.inputs) for case in cases]
-    except UnavailableError:
+        session = load(package, runtime=runtime, target=target, stages=stages)
+    except (InputError, UnavailableError):  # of what was asked for, not of the package
         raise
     except EdgetxError as error:
-        return Verdict(outputs=(), cases=len(cases), ran_on=ran_on, error=str(error))
+        return Verdict(outputs=(), cases=len(cases), ran_on={}, error=str(error))
+    with session:
+        ran_on = session.describe()
+        try:
+            actual = [session.run(case.inputs) for case in cases]
+        except EdgetxError as error:
+            return Verdict(outputs=(), cases=len(cases), ran_on=ran_on, error=str(error))
     return compare(
         [case.outputs for case in cases],
         actual,

@@ -247,6 +247,21 @@ def test_export_passes_its_options_on(fake_pipeline, classifier):
     assert fake_pipeline["model"] == "swin_tiny" and fake_pipeline["force"] is True
 
 
+def test_help_shows_the_form_of_an_input():
+    assert "x=float32[n" in invoke("export", "--help").output
+
+
+@pytest.mark.parametrize("command", ["deploy", "export"])
+def test_what_cannot_end_well_is_told_before_the_model_is_loaded(command, classifier, tmp_path, monkeypatch):
+    monkeypatch.setattr(pipeline, "load_reference", lambda *_, **__: pytest.fail("the model was loaded"))
+    result = invoke(command, "swin_tiny", "-o", classifier)
+    assert result.exit_code == 2 and "--force" in result.stderr
+    monkeypatch.undo()
+    monkeypatch.setitem(sys.modules, "edgetx.sources", None)
+    result = invoke(command, "swin_tiny", "--image", tmp_path / "no.png", "-o", tmp_path / "out")
+    assert result.exit_code == 2 and "no.png does not exist" in result.stderr
+
+
 def test_input_of_another_form_is_bad_use(fake_pipeline):
     result = invoke("export", "a:b", "--input", "x:float32")
     assert result.exit_code == 2
@@ -268,6 +283,19 @@ def test_verify_exits_with_1_where_outputs_differ(damaged):
     result = invoke("verify", damaged)
     assert result.exit_code == 1
     assert "FAILED" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--runtime", "abacus"), "unknown runtime 'abacus'; accepted: ort"),
+        (("--device", "tpu"), "unknown device 'tpu'"),
+    ],
+)
+def test_verify_with_a_wrong_option_is_bad_use(classifier, options, message):
+    result = invoke("verify", classifier, *options)
+    assert result.exit_code == 2
+    assert message in result.stderr and not result.stdout
 
 
 def test_verify_a_changed_byte(classifier):
@@ -312,12 +340,13 @@ def test_bench_json(classifier):
 
 
 def test_run_on_images(classifier, tmp_path):
-    image = tmp_path / "red.png"
-    Image.new("RGB", (16, 12), (255, 0, 0)).save(image)
-    result = invoke("run", classifier, image, image)
+    image, other = tmp_path / "first.png", tmp_path / "second.png"
+    for path in (image, other):
+        Image.new("RGB", (16, 12), (255, 0, 0)).save(path)
+    result = invoke("run", classifier, image, other)
     assert result.exit_code == 0, result.stderr
     assert result.stdout.count("red ") >= 2
-    (first, _) = json.loads(invoke("run", classifier, image, image, "--json").stdout)
+    (first, _) = json.loads(invoke("run", classifier, image, other, "--json").stdout)
     assert first["input"] == str(image)
     assert first["answer"][0]["label"] == "red" and len(first["answer"]) == 2
 
@@ -328,7 +357,7 @@ def test_run_on_arrays(classifier, tmp_path):
     np.savez(tmp_path / "x.npz", image=pixels)
     for given in (tmp_path / "x.npy", tmp_path / "x.npz", f"image={tmp_path / 'x.npy'}"):
         output = tmp_path / "out.npz"
-        result = invoke("run", classifier, given, "-o", output, "--json")
+        result = invoke("run", classifier, given, "-o", output, "--json", "--force")
         assert result.exit_code == 0, result.stderr
         (summary,) = json.loads(result.stdout)[0]["answer"]
         assert (summary["output"], summary["shape"], summary["mean"]) == ("logits", [2, 3], 2.0)
@@ -362,15 +391,49 @@ def test_run_says_what_does_not_fit(classifier, tmp_path):
     assert "size 9 on axis 2" in result.stderr
 
 
+def test_files_that_are_there_stay(classifier, tmp_path):
+    """What `run` and `bench` write replaces nothing without --force, and that is known before the work."""
+    np.save(tmp_path / "x.npy", np.zeros((1, 3, 8, 8), np.float32))
+    for command in (("run", classifier, tmp_path / "x.npy"), ("bench", classifier, *QUICK)):
+        output = tmp_path / "out"
+        output.write_text("precious")
+        for name, message in ((output, "--force"), (tmp_path, "is a folder"), (output / "a", "no folder")):
+            result = invoke(*command, "-o", name)
+            assert result.exit_code == 2 and message in result.stderr, (command, name)
+            assert not result.stdout and "measuring" not in result.stderr
+        assert output.read_text() == "precious"
+        assert invoke(*command, "-o", output, "--force").exit_code == 0
+        assert output.read_bytes() != b"precious"
+
+
+def test_run_on_a_folder_and_a_glob(classifier, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.png", "b.png", "c.png"):
+        Image.new("RGB", (16, 12), (255, 0, 0)).save(folder / name)
+    (folder / "b.png").write_bytes(b"no image")
+    result = invoke("run", classifier, folder, "--json")
+    assert result.exit_code == 1
+    rows = json.loads(result.stdout)
+    assert [Path(row["input"]).name for row in rows] == ["a.png", "c.png", "b.png"]
+    assert rows[0]["answer"][0]["label"] == "red"
+    assert "is not an image" in rows[2]["error"] and "b.png" in result.stderr
+    assert invoke("run", classifier, folder / "[ac].png").stdout.count("red ") >= 2
+    for empty in (tmp_path, tmp_path / "*.png"):
+        result = invoke("run", classifier, empty)
+        assert result.exit_code == 2 and "holds no images" in result.stderr
+
+
 def test_run_writes_one_output_file_for_one_input(classifier, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 8, 8), np.float32))
-    result = invoke("run", classifier, tmp_path / "x.npy", tmp_path / "x.npy", "-o", tmp_path / "out.npz")
+    np.save(tmp_path / "y.npy", np.zeros((1, 3, 8, 8), np.float32))
+    result = invoke("run", classifier, tmp_path / "x.npy", tmp_path / "y.npy", "-o", tmp_path / "out.npz")
     assert result.exit_code == 2
     assert "2 inputs were given" in result.stderr
     assert not (tmp_path / "out.npz").exists()
-    result = invoke("run", classifier, tmp_path / "x.npy", "-o", tmp_path / "no" / "out.npz")
-    assert result.exit_code == 2
-    assert "writable folder" in result.stderr
+    result = invoke("run", classifier, tmp_path / "x.npy", "-o", tmp_path / "new" / "out.npz")
+    assert result.exit_code == 0
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["out.npz"]
 
 
 # --- inspect, list, doctor --------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import msgspec
 from edgetx.benchmark.machine import MachineRecord
 from edgetx.benchmark.stats import Statistics
 from edgetx.errors import InputError
+from edgetx.files import write_text
 
 SCHEMA = 1
 
@@ -125,8 +126,12 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
             ) from error
 
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file."""
-        Path(path).write_text(self.to_json() + "\n", encoding="utf-8")
+        """Write `to_json` to a file, which is replaced; it appears complete or not at all.
+
+        Raises:
+            InputError: the folder or disk cannot be written.
+        """
+        write_text(Path(path), self.to_json() + "\n", force=True)
 
     def to_table(self) -> tuple[list[str], list[list[str]]]:
         """Header and one row of text per engine."""

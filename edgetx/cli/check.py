@@ -9,6 +9,7 @@ import typer
 
 from edgetx.cli import options
 from edgetx.cli.console import Progress, emit_json, place, show, show_table
+from edgetx.cli.files import why_not_write
 from edgetx.cli.make import parity
 from edgetx.core import Target
 from edgetx.errors import InputError
@@ -229,11 +230,14 @@ def bench(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the JSON report here.")
     ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
     json: options.Json = False,
 ) -> None:
     """Measure latency and memory, each engine in its own process, rounds alternating."""
     from edgetx import benchmark
 
+    if output is not None and (reason := why_not_write(output, force=force)) is not None:
+        raise InputError(reason)
     with Progress() as progress:
         report = benchmark.bench(
             packages,

@@ -35,7 +35,7 @@ Model = Annotated[
 Inputs = Annotated[
     list[str] | None,
     typer.Option(
-        "--input", metavar="NAME=DTYPE[DIMS]", help="An input, e.g. x=float32[batch,3,224,224]; repeat."
+        "--input", metavar="NAME=DTYPE[DIMS]", help=r"An input, e.g. x=float32\[n,3,64,64]; repeat."
     ),
 ]
 Images = Annotated[

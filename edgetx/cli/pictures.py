@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from edgetx.cli.console import emit_json, place, quiet_stdout, say, show, show_table
+from edgetx.cli.files import find
 from edgetx.core import Target
 from edgetx.errors import EdgetxError, InputError
 
@@ -60,9 +60,10 @@ def run(
     Raises:
         InputError: no pictures, names that clash, an output that exists, or the only picture fails.
     """
+    from edgetx.images import READABLE
     from edgetx.restoration import Restorer, parse_size
 
-    files, several = _files(inputs)
+    files, several = find(inputs, READABLE, "pictures")
     with (
         quiet_stdout(),
         Restorer(
@@ -91,35 +92,17 @@ def run(
         raise typer.Exit(1)
 
 
-def _files(inputs: list[str]) -> tuple[list[Path], bool]:
-    """The pictures, and whether a folder, a glob or several inputs named them."""
-    from edgetx.images import READABLE
-
-    files: list[Path] = []
-    several = len(inputs) > 1
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            found = sorted(each for each in path.iterdir() if each.suffix.lower() in READABLE)
-        elif not path.exists() and glob.has_magic(text):
-            found = sorted(Path(each) for each in glob.glob(text, recursive=True) if Path(each).is_file())
-        else:
-            files.append(path)
-            continue
-        several = True
-        if not found:
-            raise InputError(f"{text} holds no pictures; looked for {', '.join(READABLE)}")
-        files += found
-    return list(dict.fromkeys(files)), several
-
-
 def _outputs(
     files: list[Path], output: Path | None, several: bool, scale: int, force: bool
 ) -> dict[Path, Path]:
     """Input -> output; checked before the first picture is restored."""
-    from edgetx.images import WRITABLE
+    from edgetx.images import WRITABLE, names_a_picture, why_not_write
 
-    if output is not None and not several and output.suffix.lower() in WRITABLE and not output.is_dir():
+    if output is not None and names_a_picture(output) and not output.is_dir():
+        if several:
+            raise InputError(f"{output} names one picture, and {len(files)} need a folder; give a folder")
+        if (reason := why_not_write(output, (1, 1))) is not None:
+            raise InputError(reason)
         outputs = {files[0]: output}
     else:
         if output is not None and output.is_file():

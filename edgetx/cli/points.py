@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -14,6 +13,7 @@ import msgspec
 import typer
 
 from edgetx.cli.console import emit_json, place, quiet_stdout, say, show, show_table
+from edgetx.cli.files import find
 from edgetx.core import Target
 from edgetx.errors import EdgetxError, InputError
 
@@ -134,8 +134,9 @@ def run(
     """
     import edgetx
     from edgetx.package import Package
+    from edgetx.points import READABLE
 
-    files, several = _files(inputs)
+    files, several = find(inputs, READABLE, "sweeps")
     formats = _formats(settings.formats, output)
     if "kitti" in formats and settings.calib is None:
         raise InputError(
@@ -173,28 +174,6 @@ def run(
         show(f"on {place(ran_on)}")
     if failures:
         raise typer.Exit(1)
-
-
-def _files(inputs: list[str]) -> tuple[list[Path], bool]:
-    """The sweeps, and whether a folder, a glob or several inputs named them."""
-    from edgetx.points import READABLE
-
-    files: list[Path] = []
-    several = len(inputs) > 1
-    for text in inputs:
-        path = Path(text)
-        if path.is_dir():
-            found = sorted(each for each in path.iterdir() if each.suffix.lower() in READABLE)
-        elif not path.exists() and glob.has_magic(text):
-            found = sorted(Path(each) for each in glob.glob(text, recursive=True) if Path(each).is_file())
-        else:
-            files.append(path)
-            continue
-        several = True
-        if not found:
-            raise InputError(f"{text} holds no sweeps; looked for {', '.join(READABLE)}")
-        files += found
-    return list(dict.fromkeys(files)), several
 
 
 def _formats(text: str | None, output: Path | None) -> list[str]:
@@ -286,8 +265,8 @@ def _write(
 ) -> None:
     """Write what was asked for; all of it is made before the first file is written."""
     from edgetx import points
+    from edgetx.files import write_text
     from edgetx.images import write_picture
-    from edgetx.points.files import write_text
 
     processor = _processor(package)
     facts = [_summary(sweep), *sweep.notes]

@@ -124,7 +124,7 @@ def _first_that_reads(presets: Sequence[str], file: Path) -> tuple[str, Processo
 def _write(path: Path, report: dict[str, Any], *, force: bool) -> None:
     import msgspec
 
-    from edgetx.points.files import write_text
+    from edgetx.files import write_text
 
     encoded = msgspec.json.encode(report, enc_hook=str)
     write_text(path, msgspec.json.format(encoded, indent=2).decode() + "\n", force=force)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from edgetx.cli import options, pictures, points
-from edgetx.cli.console import emit_json, quiet_stdout, show_prediction
+from edgetx.cli.console import emit_json, quiet_stdout, say, show_prediction
+from edgetx.cli.files import find, why_not_write
 from edgetx.core import Target
-from edgetx.errors import InputError
+from edgetx.errors import EdgetxError, InputError
+from edgetx.files import writing
 
 if TYPE_CHECKING:
     from edgetx.core import Processor, Session
@@ -126,27 +130,51 @@ def run(
             package, inputs, output, for_points, runtime=runtime, target=target, force=force, json=json
         )
         return
-    if force or for_points.given:
+    if for_points.given:
         raise InputError(
-            "--force and the options of sweeps and pictures do not go with arrays; "
-            f"{package} is run on {' '.join(inputs)}"
+            f"the options of sweeps do not go with arrays; {package} is run on {' '.join(inputs)}"
         )
+    if output is not None and (reason := why_not_write(output, force=force)) is not None:
+        raise InputError(reason)
     with quiet_stdout():
         session = edgetx.load(package, runtime=runtime, target=target)
-    with session, quiet_stdout():
-        results = []
-        for name, feeds, processor in _read_inputs(session, inputs):
-            outputs = session.run(feeds)
-            results.append((name, processor.postprocess(outputs), outputs))
-    if output is not None:
-        if len(results) > 1:
-            raise InputError(f"--output holds the tensors of one run, but {len(results)} inputs were given")
-        _write_outputs(output, results[0][2])
+    with session:
+        _run(session, inputs, output, force=force, json=json)
+
+
+def _run(session: Session, inputs: list[str], output: Path | None, *, force: bool, json: bool) -> None:
+    """Images and arrays; what fails on the way is named and the rest is done, with exit code 1.
+
+    Raises:
+        InputError: no images, inputs that cannot be told apart, or the only input fails.
+    """
+    import numpy as np
+
+    runs, several = _runs(session, inputs)
+    if output is not None and len(runs) > 1:
+        raise InputError(f"--output holds the tensors of one run, but {len(runs)} inputs were given")
+    answers: list[dict[str, Any]] = []
+    failures: list[dict[str, Any]] = []
+    for name, read, processor in runs:
+        try:
+            with quiet_stdout():
+                outputs = session.run(read())
+                answers.append({"input": name, "answer": processor.postprocess(outputs)})
+            if output is not None:
+                with writing(output, force=force) as stream:
+                    np.savez(stream, **outputs)
+        except EdgetxError as error:
+            if not several:
+                raise
+            failures.append({"input": name, "error": str(error)})
+            say(f"error: {error}" if name in str(error) else f"error: {name}: {error}")
     if json:
-        emit_json([{"input": name, "answer": answer} for name, answer, _ in results])
-        return
-    for name, answer, _ in results:
-        show_prediction(answer, title=name)
+        emit_json(answers + failures)
+    else:
+        for each in answers:
+            show_prediction(each["answer"], title=each["input"])
+    if failures:
+        raise typer.Exit(1)
 
 
 def _is_tensor(text: str) -> bool:
@@ -157,9 +185,12 @@ def _is_named(text: str) -> bool:
     return text.partition("=")[0].isidentifier() and "=" in text
 
 
-def _read_inputs(session: Session, inputs: list[str]) -> list[tuple[str, dict[str, Any], Processor]]:
-    """Title, feeds and the processor that reads the outputs, of every run."""
+def _runs(
+    session: Session, inputs: list[str]
+) -> tuple[list[tuple[str, Callable[[], dict[str, Any]], Processor]], bool]:
+    """Title, what reads the feeds and the processor of every run; and whether there may be several."""
     from edgetx.core import IOSpec
+    from edgetx.images import READABLE
     from edgetx.processors import Tensors
 
     tensors = Tensors()
@@ -168,42 +199,27 @@ def _read_inputs(session: Session, inputs: list[str]) -> list[tuple[str, dict[st
         if len(named) != len(inputs):
             raise InputError(f"NAME=FILE and plain inputs cannot be mixed; given {' '.join(inputs)}")
         specs = {spec.name: spec for spec in session.io.inputs}
-        feeds: dict[str, Any] = {}
-        for name, _, file in named:
+        for name, _, _ in named:
             if name not in specs:
                 raise InputError(
                     f"unknown input {name!r}; the model takes {'; '.join(map(str, specs.values()))}"
                 )
-            feeds |= tensors.preprocess(file, IOSpec(inputs=(specs[name],), outputs=()))
-        return [(" ".join(inputs), feeds, tensors)]
-    runs: list[tuple[str, dict[str, Any], Processor]] = []
-    for text in inputs:
-        processor = tensors if Path(text).suffix in TENSOR_SUFFIXES else session.processor
+
+        def read_named() -> dict[str, Any]:
+            feeds: dict[str, Any] = {}
+            for name, _, file in named:
+                feeds |= tensors.preprocess(file, IOSpec(inputs=(specs[name],), outputs=()))
+            return feeds
+
+        return [(" ".join(inputs), read_named, tensors)], False
+    files, several = find(inputs, READABLE, "images")
+    runs: list[tuple[str, Callable[[], dict[str, Any]], Processor]] = []
+    for file in files:
+        processor = tensors if file.suffix in TENSOR_SUFFIXES else session.processor
         if processor is None:
             raise InputError(
-                f"this package has no processor, so it cannot read {text!r}; it takes tensors: "
+                f"this package has no processor, so it cannot read {str(file)!r}; it takes tensors: "
                 f"FILE.npy, FILE.npz or NAME=FILE.npy for {'; '.join(map(str, session.io.inputs))}"
             )
-        runs.append((text, processor.preprocess(text, session.io), processor))
-    return runs
-
-
-def _write_outputs(path: Path, outputs: dict[str, Any]) -> None:
-    import os
-    import tempfile
-
-    import numpy as np
-
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror}; give a file in a writable folder"
-        ) from error
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.savez(stream, **outputs)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        runs.append((str(file), partial(processor.preprocess, str(file), session.io), processor))
+    return runs, several

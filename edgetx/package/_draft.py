@@ -59,7 +59,7 @@ class Draft:
         return self.path / MODEL
 
     def __enter__(self) -> Draft:
-        self._refuse_foreign()
+        self.check()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.path.mkdir()
@@ -129,7 +129,7 @@ class Draft:
         """
         if not (self.path / MANIFEST).is_file():
             raise PackageError(f"the package {self.output} is not complete: seal it before publishing")
-        self._refuse_foreign()
+        self.check()
         try:
             if self.output.exists():
                 self.output.rename(self._previous)
@@ -139,7 +139,12 @@ class Draft:
         shutil.rmtree(self._previous, ignore_errors=True)
         return Package(self.output, Manifest.read(self.output / MANIFEST))
 
-    def _refuse_foreign(self) -> None:
+    def check(self) -> None:
+        """Whether the destination is free or may be replaced, before any work is done for it.
+
+        Raises:
+            PackageError: see `create`.
+        """
         try:
             if not self.output.exists():
                 return

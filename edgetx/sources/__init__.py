@@ -33,6 +33,7 @@ from edgetx.core import Architecture, IOSpec, Reference, TensorSpec
 from edgetx.errors import SourceError
 from edgetx.exporters import architectures, fallback, find
 from edgetx.exporters._pictures import ImageModel
+from edgetx.package import MANIFEST, MODEL
 from edgetx.processors import ImageRestoration, PointCloudDetection
 from edgetx.sources import _checkpoint, _function, _inputs
 from edgetx.sources._grammar import FORMS, Parsed, parse
@@ -244,6 +245,10 @@ def _load(
         )
     path = Path(parsed.name)
     if path.is_dir():
+        if (path / MANIFEST).is_file() and (path / MODEL).is_file():
+            raise SourceError(
+                f"{path} is a package already; edgetx verify, bench, run and inspect take it as it is"
+            )
         if _is_timm_folder(path):
             from edgetx.sources import _timm
 

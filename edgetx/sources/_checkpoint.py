@@ -89,7 +89,9 @@ def _read_torch(path: Path) -> Any:
                 "or torch.save(model.state_dict(), ...)"
             ) from error
         state = "truncated or damaged" if start == _ZIP or start[:1] == _PICKLE else "no PyTorch checkpoint"
-        reason = "" if isinstance(error, pickle.UnpicklingError) else f" ({first_line(error)})"
+        # Pickle's own errors say little, and a key that it misses is a bare number.
+        silent = isinstance(error, (pickle.UnpicklingError, KeyError))
+        reason = "" if silent else f" ({first_line(error)})"
         raise SourceError(f"checkpoint {path} is {state}{reason}; get a fresh copy") from error
 
 

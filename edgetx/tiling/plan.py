@@ -37,7 +37,11 @@ class Axis:
         return [0, *middles, self.size]
 
     def weights(self, index: int, scale: int) -> Array:
-        """How much each output pixel of tile `index` counts, `[scale * tile]`; all tiles add up to 1."""
+        """How much each output pixel of tile `index` counts, `[scale * tile]`; all tiles add up to 1.
+
+        Tiles mix over the middle half of an overlap: the quarter next to a tile's edge lacks the context
+        that its neighbour has, and does not count.
+        """
         import numpy as np
 
         def ramp(at: int) -> Array:
@@ -45,7 +49,7 @@ class Axis:
             for step, near in ((-1, weight), (1, weight[::-1])):
                 if 0 <= at + step < len(self.starts):
                     overlap = scale * (self.tile - abs(self.starts[at + step] - self.starts[at]))
-                    rising = (np.arange(overlap) + 0.5) / overlap
+                    rising = (2 * (np.arange(overlap) + 0.5) / overlap - 0.5).clip(0, 1)
                     np.minimum(near[:overlap], rising, out=near[:overlap])
             return weight
 

@@ -1,16 +1,22 @@
-"""Text that appears complete or not at all."""
+"""Files that appear complete or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from edgetx.errors import InputError
 
 
-def write_text(path: Path, text: str, *, force: bool = False) -> None:
-    """Write UTF-8 text; folders on the way are made.
+@contextlib.contextmanager
+def writing(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
+    """A binary stream to a temporary file beside `path`, which gets its name when the block ends well.
+
+    Folders on the way are made.
 
     Raises:
         InputError: the file exists without `force`, or the folder or disk cannot be written.
@@ -21,8 +27,8 @@ def write_text(path: Path, text: str, *, force: bool = False) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-                stream.write(text)
+            with os.fdopen(handle, "wb") as stream:
+                yield stream
             os.chmod(temporary, 0o666 & ~_umask())
             os.replace(temporary, path)
         except BaseException:
@@ -32,6 +38,12 @@ def write_text(path: Path, text: str, *, force: bool = False) -> None:
         raise InputError(
             f"cannot write {path}: {error.strerror or error}; give a file in a writable folder with space"
         ) from error
+
+
+def write_text(path: Path, text: str, *, force: bool = False) -> None:
+    """Write UTF-8 text; see `writing`."""
+    with writing(path, force=force) as stream:
+        stream.write(text.encode())
 
 
 def _umask() -> int:
