@@ -73,7 +73,7 @@ test-fast: $(VENV)/.dev  ## the tests without the slow ones
 test-transformers5: constraints/transformers5.txt  ## the exporters' tests against transformers 5, in a second environment
 	@$(MAKE) --no-print-directory VENV=$(VENV_T5) $(VENV_T5)/.dev
 	@$(VENV_T5)/bin/python $(PIP_INSTALL) -c $< --upgrade transformers huggingface_hub
-	$(VENV_T5)/bin/python -m pytest tests/exporters -k transformers $(PYTEST_ARGS)
+	$(VENV_T5)/bin/python -m pytest tests/exporters tests/test_sources.py -k transformers $(PYTEST_ARGS)
 
 lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
 	$(BIN)/ruff format --check .

@@ -106,6 +106,7 @@ def picture_of(image: Image.Image) -> Picture:
     """
     from PIL import ImageOps
 
+    _refuse_empty(image, "the image")
     return _to_picture(ImageOps.exif_transpose(image), "the image")
 
 
@@ -128,6 +129,7 @@ def _opened(path: str) -> Iterator[Image.Image]:
             frames = getattr(image, "n_frames", 1)
             if frames > 1:
                 logger.warning("%s has %d frames; only the first one is used", path, frames)
+            _refuse_empty(image, path)
             image.load()
             yield ImageOps.exif_transpose(image)
     except EdgetxError:
@@ -140,6 +142,11 @@ def _opened(path: str) -> Iterator[Image.Image]:
         raise InputError(f"image {path} cannot be read: {error.strerror}; check its permissions") from error
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ...
         raise InputError(f"image {path} is damaged or incomplete ({error}); get a fresh copy") from error
+
+
+def _refuse_empty(image: Image.Image, path: str) -> None:
+    if 0 in image.size:
+        raise InputError(f"{path} has no pixels: it is {image.width}x{image.height}; give a picture")
 
 
 def _hint(path: str) -> str:

@@ -104,6 +104,22 @@ def test_a_model_of_picture_and_mask_is_refused(tmp_path: Path) -> None:
         sources.load(save(tmp_path, LaMa().state_dict()))
 
 
+@pytest.mark.parametrize(
+    ("names", "title"),
+    [
+        (
+            ["spynet.basic_module.0.basic_module.0.conv.weight", "backward_resblocks.main.0.weight"],
+            "BasicVSR",
+        ),
+        (["conv_first.weight", "pcd_align.offset_conv1.l3.weight"], "EDVR"),
+    ],
+)
+def test_a_model_of_videos_is_refused(names: list[str], title: str, tmp_path: Path) -> None:
+    path = save(tmp_path, {"params_ema": {name: torch.zeros(3, 3) for name in names}})
+    with pytest.raises(SourceError, match=rf"{title}.*, which takes several frames; .* module:function"):
+        sources.load(path)
+
+
 def test_unknown_architecture_names_of_spandrel_are_refused() -> None:
     with pytest.raises(SourceError, match="did you mean SwinIR"):
         sources.load("spandrel:SwinIRR", pretrained=False)

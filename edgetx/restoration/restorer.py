@@ -261,7 +261,7 @@ class Restorer:
                 affordable = self._profile.pixels(limit, run) // self._batch
                 found = tiling.best((height, width), rows, columns, affordable)
                 if found is None:
-                    needed = self._profile.growth(least, 2**62) + (memory.resident() or 0)
+                    needed = self._profile.growth(least, 2**62) + self._held(height, width)
                     raise InputError(
                         f"no tile of this {width}x{height} picture fits {memory.show_size(self._budget())}: "
                         f"the smallest, {columns.smallest}x{rows.smallest}, needs about "
@@ -293,12 +293,16 @@ class Restorer:
         """Bytes that are left for one run; None where nobody counts."""
         if memory.why_not(self._target) is not None:
             return None
+        return max(self._budget() - self._held(height, width), 0)
+
+    def _held(self, height: int, width: int) -> int:
+        """Bytes that the process holds beside a run: what it has now, and the picture that is made."""
         scale, channels = self.processor.scale, self.processor.out_channels
         # The canvas, the Pillow image made of it, a strip of float32 for blending a row of tiles, and
         # the unrounded picture where it is compared.
         pictures = scale * scale * channels * height * width * (6 if self._check_seams else 2)
         strip = 4 * channels * scale * scale * width * min(height, 256) if self._blend else 0
-        return max(self._budget() - (memory.resident() or 0) - pictures - strip, 0)
+        return (memory.resident() or 0) + pictures + strip
 
     def _fits(self, pixels: int, limit: int) -> bool:
         """Whether a run of the whole picture stays below `limit`."""

@@ -299,6 +299,11 @@ def _load_restoration(path: Path, state_dict: StateDict, notes: list[str]) -> Lo
     from edgetx.sources import _spandrel
 
     if _spandrel.recognise(state_dict) is None:
+        if (video := _spandrel.video_model(state_dict)) is not None:
+            raise SourceError(
+                f"the weights in {path} are of {video}, which takes several frames; edgetx restores single "
+                "pictures: wrap the model in a module:function and name its inputs with --input"
+            )
         close = _spandrel.closest(state_dict)
         raise SourceError(
             f"no exporter recognises the weights in {path} (they begin with "

@@ -100,6 +100,13 @@ def load(
     return loaded
 
 
+def video_model(state_dict: StateDict) -> str | None:
+    """The video architecture whose weights these are, as far as their names tell; None if no one's."""
+    return next(
+        (name for name, marks in _VIDEO.items() if any(key.startswith(marks) for key in state_dict)), None
+    )
+
+
 def closest(state_dict: StateDict) -> str | None:
     """The architecture that most of these weights' names fit, and what is missing; None if none does."""
     import spandrel
@@ -118,6 +125,14 @@ def closest(state_dict: StateDict) -> str | None:
     _, id, missing = best
     more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
     return f"closest is {id}, but these weights of it are missing: {', '.join(missing[:3])}{more}"
+
+
+_VIDEO = {
+    "BasicVSR, VRT or another model that follows motion with SpyNet": ("spynet.basic_module.",),
+    "EDVR": ("pcd_align.", "fusion.temporal_attn1."),
+    "FastDVDnet": ("temp1.inc.", "temp1.downc0."),
+}
+"""Restorers of videos, which take several frames -> how some of their weights' names begin."""
 
 
 def _telling(condition: Any, names: set[str]) -> tuple[list[str], list[str]]:
