@@ -71,13 +71,14 @@ class Settings:
 
 @dataclass
 class _Sweep:
-    """What was found in one file."""
+    """What was found in one file; `profile` is the number of the package's profile that holds it, from 1."""
 
     file: Path
     cloud: Cloud
     counts: Mapping[str, int]
     detections: list[dict[str, Any]]
     seconds: Mapping[str, float]
+    profile: int | None
     notes: list[str] = field(default_factory=list)
 
     def record(self, package: Package) -> dict[str, Any]:
@@ -98,6 +99,7 @@ class _Sweep:
                 "dropped_out_of_range": self.cloud.dropped_outside,
                 **self.counts,
             },
+            "profile": self.profile,
             "notes": self.notes,
             "seconds": dict(self.seconds),
             "units": UNITS,
@@ -245,7 +247,10 @@ def _detect(session: Session, package: Package, file: Path, settings: Settings) 
     if len(kept) < len(found):
         notes.append(f"{_detections(len(found) - len(kept))} below the score {least:g} left out")
     seconds = {"read": read - start, "run": ran - read}
-    return _Sweep(file, cloud, processor.counts(points), kept, seconds, notes)
+    counts = processor.counts(points)
+    held = pick(package.profiles, counts)
+    profile = None if held is None else package.profiles.index(held) + 1
+    return _Sweep(file, cloud, counts, kept, seconds, profile, notes)
 
 
 def _processor(package: Package) -> PointCloudDetection:
@@ -320,7 +325,8 @@ def _calibration(path: Path | None, file: Path) -> Calibration:
 
 def _summary(sweep: _Sweep) -> str:
     counts = ", ".join(f"{number:,} {symbol}" for symbol, number in sweep.counts.items())
-    return f"{sweep.cloud}; the model saw {counts}"
+    held = "" if sweep.profile is None else f", which profile {sweep.profile} holds"
+    return f"{sweep.cloud}; the model saw {counts}{held}"
 
 
 def _show(sweep: _Sweep, targets: Mapping[str, Path]) -> None:

@@ -69,6 +69,12 @@ def _read_bin(path: str, columns: int) -> Array:
             f"({4 * columns} bytes), which this model takes; {advice}"
         )
     values = np.fromfile(path, "<f4")
+    if _are_integers(values):
+        raise InputError(
+            f"{path} holds integers where float32 is expected (read as float32, they are below any length or "
+            f"NaN); give float32 [points, {columns}] in metres, e.g. "
+            "np.fromfile(path, 'int32').astype('float32').tofile(path)"
+        )
     # With the wrong number of columns, coordinates appear as intensities, which are never negative.
     if (values[3::columns] < 0).any():
         for other, name in _KNOWN.items():
@@ -78,6 +84,18 @@ def _read_bin(path: str, columns: int) -> Array:
                     f"takes, and none as {other} ({name}); use a package of {other} columns"
                 )
     return values.reshape(-1, columns)
+
+
+def _are_integers(values: Array) -> bool:
+    """Whether float32 are what small integers look like: subnormal where positive, NaN where negative."""
+    import numpy as np
+
+    words = values.view("<u4") & 0x7FFFFFFF
+    subnormal = np.count_nonzero((words > 0) & (words < 0x00800000))
+    nan = np.count_nonzero(words > 0x7F800000)
+    present = np.count_nonzero(words)
+    # No sensor measures 1e-38 m; NaN alone may well be what a sensor writes for no return.
+    return bool(subnormal * 10 > present and (subnormal + nan) * 2 > present)
 
 
 def _read_npy(path: str, columns: int) -> Array:

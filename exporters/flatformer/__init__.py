@@ -112,27 +112,32 @@ class FlatFormer(Architecture):
             SourceError: it is a FlatFormer, but of no preset.
         """
         preset = checkpoint.preset_of(state_dict)
-        return None if preset is None else (self.presets[preset], {})
+        return None if preset is None else (self.presets[preset], {"draw": False})
 
 
-def flatformer_waymo() -> model.Detector:
-    """The authors' Waymo configuration with random weights."""
-    return initial.draw(model.Detector(PRESETS["flatformer_waymo"]))
+def flatformer_waymo(*, draw: bool = True) -> model.Detector:
+    """The authors' Waymo configuration, with random weights; `draw` is for those who load none next."""
+    return _detector("flatformer_waymo", draw)
 
 
-def flatformer_kitti() -> model.Detector:
-    """The KITTI grid, with random weights."""
-    return initial.draw(model.Detector(PRESETS["flatformer_kitti"]))
+def flatformer_kitti(*, draw: bool = True) -> model.Detector:
+    """The KITTI grid; as `flatformer_waymo`."""
+    return _detector("flatformer_kitti", draw)
 
 
-def flatformer_nuscenes() -> model.Detector:
-    """The nuScenes grid, with random weights."""
-    return initial.draw(model.Detector(PRESETS["flatformer_nuscenes"]))
+def flatformer_nuscenes(*, draw: bool = True) -> model.Detector:
+    """The nuScenes grid; as `flatformer_waymo`."""
+    return _detector("flatformer_nuscenes", draw)
 
 
-def flatformer_tiny() -> model.Detector:
-    """A small one for tests, with random weights."""
-    return initial.draw(model.Detector(PRESETS["flatformer_tiny"]))
+def flatformer_tiny(*, draw: bool = True) -> model.Detector:
+    """A small one for tests; as `flatformer_waymo`."""
+    return _detector("flatformer_tiny", draw)
+
+
+def _detector(preset: str, draw: bool) -> model.Detector:
+    detector = model.Detector(PRESETS[preset]).eval()
+    return initial.draw(detector) if draw else detector
 
 
 def _rewritten(module: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """What a FlatFormer detector is, apart from its weights; no framework is needed.
 
-`flatformer_waymo` is the authors' released configuration (`flatformer_waymo_D1_2x_3class`). They publish no
+`flatformer_waymo` is the authors' released configuration (`flatformer_waymo_D1_2x_3class`); their data
+pipeline drops the points within 1 mm of the range's floor and ceiling, which count here. They publish no
 other data set: `flatformer_kitti` and `flatformer_nuscenes` put the same network on the grids that pillar
 detectors use there (PointPillars' 0.16 m on KITTI, CenterPoint's 0.2 m on nuScenes) and halve the resolution
 in the first BEV convolution. `flatformer_tiny` is for tests.

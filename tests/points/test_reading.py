@@ -154,6 +154,17 @@ def test_points_that_are_not_finite_are_dropped_and_counted(tmp_path: Path) -> N
     np.testing.assert_array_equal(cloud.points, np.float32(points[[1, 5]]))
 
 
+def test_missing_returns_are_no_integers(tmp_path: Path) -> None:
+    """A `.bin` of zeros, and one that is mostly NaN, of either sign."""
+    points = np.repeat(POINTS, 100, axis=0)
+    points[3:] = np.nan
+    points[5::2] = -points[5::2]
+    write_bin(tmp_path / "a.bin", points)
+    assert read_points(tmp_path / "a.bin", 4).dropped_nonfinite == 297
+    write_bin(tmp_path / "a.bin", np.zeros((7, 4)))
+    assert read_points(tmp_path / "a.bin", 4).read == 7
+
+
 def test_a_truncated_bin_says_so(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(POINTS.tobytes()[:-3])
     with pytest.raises(InputError, match=r"a\.bin has 45 bytes.*may be truncated"):
@@ -185,6 +196,11 @@ def test_integers_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", POINTS.astype(np.int32))
     with pytest.raises(InputError, match=r"holds integers \(int32\); give float32"):
         read_points(tmp_path / "a.npy", 4)
+    points = np.random.default_rng(0).uniform((-80, -80, -3, 0), (80, 80, 1, 1), (500, 4)) * 1000
+    for dtype in (np.int32, np.int64):
+        points.astype(dtype).tofile(tmp_path / "a.bin")
+        with pytest.raises(InputError, match=r"a\.bin holds integers where float32 is expected"):
+            read_points(tmp_path / "a.bin", 4)
     header = pcd_header("x y z intensity", "4 4 4 4", "I I I F", 1, "binary")
     (tmp_path / "a.pcd").write_bytes(header + bytes(16))
     with pytest.raises(InputError, match=r"field x holds integers"):

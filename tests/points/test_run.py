@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -235,11 +236,30 @@ def test_a_sweep_larger_than_every_profile(detector: Path, file: Path, tmp_path:
     (row,) = json.loads(result.stdout)
     assert row["counts"]["read"] == 500 and row["counts"]["points"] == 300
     assert "left out 200 of 500 points" in row["notes"][0] and "would hold it" in row["notes"][0]
+    assert row["profile"] == 1
     (row,) = json.loads(command("run", copy, file, "--json", "--all-points").stdout)
-    assert row["counts"]["points"] == 500
+    assert row["counts"]["points"] == 500 and row["profile"] is None
     assert "points 500 exceeds 300 by 200 of the largest profile" in row["notes"][0]
     profiles = [Profile({"points": Range(0, 200, 1000), "pillars": Range(0, 10, 20)}, 1.0)]
     (copy / MANIFEST).write_bytes(msgspec.json.encode(package.manifest.with_profiles(profiles)))
     (row,) = json.loads(command("run", copy, file, "--json").stdout)
     assert 0 < row["counts"]["pillars"] <= 20 < row["counts"]["points"] < 500
     assert f"left out {500 - row['counts']['points']} of 500 points" in row["notes"][0]
+
+
+def test_the_smallest_profile_that_holds_a_sweep_is_named(detector: Path, file: Path, tmp_path: Path) -> None:
+    from edgetx.package import Package, amend
+    from edgetx.profiles import Profile, Range
+
+    copy = tmp_path / "profiled"
+    shutil.copytree(detector, copy)
+    tops = (300, 600, 2000)
+    package = Package.open(copy)
+    amend(
+        package,
+        package.manifest.with_profiles([Profile({"points": Range(0, 200, top)}, 1.0) for top in tops]),
+    )
+    result = command("run", copy, file)
+    assert "the model saw 500 points" in text(result) and "which profile 2 holds" in text(result)
+    (row,) = json.loads(command("run", copy, file, "--json").stdout)
+    assert row["profile"] == 2 and row["notes"] == []
