@@ -41,3 +41,7 @@ class VerificationError(EdgetxError):
 
 class BenchmarkError(EdgetxError):
     """An engine or its worker process failed while it was being measured."""
+
+
+class DeviceError(EdgetxError):
+    """A device over SSH cannot be reached, trusted, used or cleaned."""
