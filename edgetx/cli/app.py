@@ -14,6 +14,7 @@ from edgetx import __version__
 from edgetx.cli import build as building
 from edgetx.cli import check, describe, make, profile
 from edgetx.cli import convert as conversion
+from edgetx.cli import device as devices
 from edgetx.cli import run as running
 from edgetx.cli.console import say
 from edgetx.errors import EdgetxError
@@ -122,6 +123,7 @@ app.command("profile-data")(profile.profile_data)
 app.command()(describe.inspect)
 app.command("list")(describe.list_)
 app.command()(describe.doctor)
+app.add_typer(devices.device, name="device")
 
 
 def main() -> None:

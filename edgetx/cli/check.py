@@ -9,6 +9,7 @@ import typer
 
 from edgetx.cli import options
 from edgetx.cli.console import Progress, emit_json, place, show, show_table
+from edgetx.cli.device import measurer
 from edgetx.cli.files import why_not_write
 from edgetx.cli.make import parity
 from edgetx.core import Target
@@ -216,7 +217,7 @@ def bench(
         bool, typer.Option("--stages/--no-stages", help="Time every stage of a package that has stages.")
     ] = True,
     runtime: options.Runtime = None,
-    device: options.Device = "cpu",
+    device: options.AnyDevice = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs per engine and input.")] = 50,
@@ -234,12 +235,11 @@ def bench(
     json: options.Json = False,
 ) -> None:
     """Measure latency and memory, each engine in its own process, rounds alternating."""
-    from edgetx import benchmark
-
     if output is not None and (reason := why_not_write(output, force=force)) is not None:
         raise InputError(reason)
+    measure = measurer(device)
     with Progress() as progress:
-        report = benchmark.bench(
+        report = measure(
             packages,
             baseline=baseline,
             runtime=runtime,

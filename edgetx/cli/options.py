@@ -51,6 +51,14 @@ Runtime = Annotated[
     typer.Option("--runtime", metavar="R", help="Runtime id (edgetx list); default the first usable."),
 ]
 Device = Annotated[str, typer.Option("--device", help="cpu or cuda[:index].")]
+AnyDevice = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        metavar="D",
+        help="cpu, cuda[:index], or a device of `edgetx device add`: orin, orin/cuda.",
+    ),
+]
 Threads = Annotated[
     int,
     typer.Option("--threads", min=0, help="Threads of every engine; 0 takes the available physical cores."),

@@ -144,10 +144,10 @@ async def _examine(device: Device, progress: Progress) -> dict[str, Any]:
         progress("looking at its files")
         found = await link.call("facts")
         damaged = [] if found["lock"] is not None else (await link.call("scrub"))["damaged"]
-        reason = await install.why_not(link, None, "cpu")
+        reason = await install.why_not(link, [], "cpu")
         for python in reversed(found["environments"]):
             if reason is not None:
-                reason = await install.why_not(link, None, "cpu", python=python)
+                reason = await install.why_not(link, [], "cpu", python=python)
         return {"device": device, "facts": link.facts, **found, "damaged": damaged, "why_not": reason}
 
 
@@ -156,7 +156,7 @@ def bench(
     package: Package | str | os.PathLike[str] | Sequence[Package | str | os.PathLike[str]],
     *,
     baseline: str | os.PathLike[str] | None = None,
-    runtime: str | None = None,
+    runtime: str | Sequence[str] | None = None,
     target: Target | None = None,
     inputs: Sequence[str | os.PathLike[str]] = (),
     progress: Progress = _silent,
@@ -176,6 +176,7 @@ def bench(
         DeviceError: the device cannot be reached, trusted, locked or used, or its job failed.
         VerificationError: outputs on the device differ from PyTorch's; nothing was measured.
     """
+    from edgetx import runtimes
     from edgetx.devices import remote
     from edgetx.devices.job import Request
     from edgetx.package import Package
@@ -183,10 +184,13 @@ def bench(
     name, processor = registry.split(device)
     if name is None:
         raise InputError(f"{device!r} is this machine; use edgetx.bench, or give a registered device's name")
+    named = [] if runtime is None else [runtime] if isinstance(runtime, str) else list(runtime)
+    for each in named:
+        runtimes.get(each)
     many = [package] if isinstance(package, (str, os.PathLike, Package)) else list(package)
     request = Request(
         packages=[os.fspath(each.path if isinstance(each, Package) else each) for each in many],
-        runtime=runtime,
+        runtimes=named,
         target=at(target or Target(), processor),
         inputs=[os.fspath(each) for each in inputs],
         baseline=None if baseline is None else os.fspath(baseline),
@@ -195,9 +199,11 @@ def bench(
     outcome = _wait(remote.measure(get(name), request, progress))
     if outcome.result.report is None:
         verdict = outcome.result.verdicts[-1].to_core()
+        which = request.packages[(len(outcome.result.verdicts) - 1) // max(1, len(request.runtimes))]
+        worst = ", ".join(f"{each.name} by {each.max_abs:.2e}" for each in verdict.outputs if not each.passed)
         raise VerificationError(
-            f"on {name} the outputs of {request.packages[len(outcome.result.verdicts) - 1]} differ from "
-            f"PyTorch's ({verdict.error or 'see edgetx verify'}); nothing was measured"
+            f"on {name} the outputs of {which} differ from PyTorch's: {verdict.error or worst}; nothing was "
+            "measured"
         )
     return outcome.result.report
 

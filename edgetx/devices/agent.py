@@ -187,7 +187,8 @@ def have(given: dict) -> dict:  # type: ignore[type-arg]
             found[sha] = size
         else:
             found[sha] = min(size, os.path.getsize(path + ".part")) if os.path.isfile(path + ".part") else 0
-    return {"have": found}
+    room = os.statvfs(".")
+    return {"have": found, "free": room.f_bavail * room.f_frsize}
 
 
 def receive(given: dict) -> dict:  # type: ignore[type-arg]

@@ -22,56 +22,55 @@ from edgetx.core import Target
 wanted, device = {wanted!r}, {device!r}
 reasons = dict()
 for name, runtime in runtimes.runtimes().items():
-    if wanted in (None, name):
+    if not wanted or name in wanted:
         reasons[name] = runtime.why_not(None, Target(device=device))
-print(json.dumps(dict(version=edgetx.__version__, reasons=reasons)))
+print(json.dumps(dict(version=edgetx.__version__, reasons=reasons, known=list(runtimes.runtimes()))))
 """
 
 
-async def ensure(link: Link, runtime: str | None, processor: str, traffic: transfer.Traffic) -> str:
-    """The interpreter on the device that has this edgetx and a usable `runtime` (None: any).
+async def ensure(link: Link, runtimes: list[str], processor: str, traffic: transfer.Traffic) -> str:
+    """The interpreter on the device that has this edgetx and a usable `runtimes` (none: any).
 
     Args:
         link: the device, locked.
-        runtime, processor: a runtime's id; `cpu` or `cuda[:index]`.
+        runtimes, processor: ids of runtimes; `cpu` or `cuda[:index]`.
         traffic: counts the bytes of wheels.
 
     Raises:
         DeviceError: edgetx is not there and cannot be installed, or the runtime cannot be used there.
     """
-    own = await why_not(link, runtime, processor)
+    own = await why_not(link, runtimes, processor)
     if own is None:
         link.progress(f"{link.device.name} uses its own edgetx {__version__} ({link.device.python})")
         return link.device.python
     place = Place(link.facts["markers"], tuple(link.facts["libc"]))
     link.progress(f"preparing an environment for {link.device.name}: {own}")
-    extra = _extra(runtime, processor)
+    extras = sorted({_extra(runtime, processor) for runtime in runtimes or ["ort"]})
     folder = None if link.device.wheels is None else Path(link.device.wheels)
-    wheels = [transfer.Item.of(path) for path in collect(needed([extra], place), place, folder)]
+    wheels = [transfer.Item.of(path) for path in collect(needed(extras, place), place, folder)]
     key = hashlib.sha256("".join(sorted(item.sha256 for item in wheels)).encode()).hexdigest()[:16]
     python = (await link.call("install", key=key))["python"]
     if python is None:
         unpacked = sum(map(_unpacked, wheels))
         await transfer.send(link, wheels, traffic, more=unpacked)
-        link.progress(f"installing edgetx[{extra}] on {link.device.name}, without a network")
+        link.progress(f"installing edgetx[{','.join(extras)}] on {link.device.name}, without a network")
         python = (
             await link.call(
                 "install",
                 key=key,
                 wheels={item.path.name: item.sha256 for item in wheels},
-                requirements=[f"edgetx[{extra}]=={__version__}"],
+                requirements=[f"edgetx[{','.join(extras)}]=={__version__}"],
             )
         )["python"]
-    reason = await why_not(link, runtime, processor, python=python)
+    reason = await why_not(link, runtimes, processor, python=python)
     if reason is not None:
         raise DeviceError(f"device {link.device.name}: {reason}")
     return str(python)
 
 
-def _extra(runtime: str | None, processor: str) -> str:
-    if runtime in (None, "ort"):
+def _extra(runtime: str, processor: str) -> str:
+    if runtime == "ort":
         return "ort" if processor == "cpu" else "ort-gpu"
-    assert runtime is not None
     return runtime.replace("_", "-")
 
 
@@ -81,10 +80,10 @@ def _unpacked(wheel: transfer.Item) -> int:
 
 
 async def why_not(
-    link: Link, runtime: str | None, processor: str, *, python: str | None = None
+    link: Link, runtimes: list[str], processor: str, *, python: str | None = None
 ) -> str | None:
     """None if the interpreter has this edgetx and the runtime, else why not."""
-    code = _LOOK.format(wanted=runtime, device=processor)
+    code = _LOOK.format(wanted=runtimes, device=processor)
     answer = await link.call("ask", python=python, code=code)
     if answer["code"]:
         tail = str(answer["tail"])
@@ -94,8 +93,9 @@ async def why_not(
     if found["version"] != __version__:
         return f"it has edgetx {found['version']}, here is {__version__}"
     reasons: dict[str, str | None] = found["reasons"]
-    if any(reason is None for reason in reasons.values()):
+    if unknown := [each for each in runtimes if each not in reasons]:
+        return f"edgetx there has no runtime {unknown[0]!r}; it has {', '.join(found['known'])}"
+    enough = all if runtimes else any
+    if enough(reason is None for reason in reasons.values()):
         return None
-    if not reasons:
-        return f"edgetx there has no runtime {runtime!r}"
-    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    return "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if reason is not None)

@@ -19,7 +19,7 @@ import msgspec
 from edgetx import benchmark, building, runtimes, verification
 from edgetx.core import Runtime, Target
 from edgetx.engines import Request as BuildRequest
-from edgetx.errors import BenchmarkError, EdgetxError
+from edgetx.errors import BenchmarkError, EdgetxError, PackageError
 from edgetx.package import Package, VerdictEntry
 
 Progress = Callable[[str], None]
@@ -30,7 +30,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         packages: folders.
-        runtime: a runtime's id; None takes the first usable one.
+        runtimes: ids of runtimes; empty takes the first usable one.
         target: as in `edgetx.load`.
         inputs, baseline: as in `edgetx.bench`.
         feeds: an `.npz` of `edgetx.benchmark.feeds.save` to run the first package on instead.
@@ -39,7 +39,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     packages: list[str]
-    runtime: str | None = None
+    runtimes: list[str] = []
     target: Target = Target()
     inputs: list[str] = []
     baseline: str | None = None
@@ -49,7 +49,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What came out: a verdict for each package, and the report unless an output was wrong."""
+    """What came out: a verdict for each package and runtime, and the report unless an output was wrong."""
 
     verdicts: list[VerdictEntry] = []
     report: benchmark.BenchReport | None = None
@@ -60,6 +60,8 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
 
     result: Result | None = None
     error: str | None = None
+    damaged: bool = False
+    """Whether the error is a package that is not as it was copied."""
 
 
 def run(request: Request, progress: Progress) -> Result:
@@ -71,45 +73,45 @@ def run(request: Request, progress: Progress) -> Result:
     verdicts = []
     for path in request.packages:
         package = Package.open(path)
-        _build(package, request, progress)
-        progress(f"replaying the golden inputs of {package.name}")
-        verdict = verification.verify(package, runtime=request.runtime, target=request.target)
-        verdicts.append(VerdictEntry.of(verdict))
-        if not verdict.passed:
-            return Result(verdicts=verdicts)
+        named: list[str | None] = [*request.runtimes] or [None]
+        for runtime in named:
+            _build(package, runtime, progress)
+            progress(f"replaying the golden inputs of {package.name}")
+            verdict = verification.verify(package, runtime=runtime, target=request.target)
+            verdicts.append(VerdictEntry.of(verdict))
+            if not verdict.passed:
+                return Result(verdicts=verdicts)
     return Result(verdicts=verdicts, report=_measure(request, progress))
 
 
-def _build(package: Package, request: Request, progress: Progress) -> None:
-    """Engines for this machine, where the runtime runs engines; one that is in the cache stays."""
-    if request.runtime is None:
+def _build(package: Package, runtime: str | None, progress: Progress) -> None:
+    """An engine for this machine, where the runtime runs engines; one that is in the cache stays."""
+    if runtime is None or type(runtimes.get(runtime)).build is Runtime.build:
         return
-    runtime = runtimes.get(request.runtime)
-    if type(runtime).build is Runtime.build:
-        return
-    progress(f"building an engine of {package.name} for {runtime.title}, unless it is there")
-    building.ensure(package, runtime=request.runtime, stage=None, request=BuildRequest(), progress=progress)
+    progress(f"building an engine of {package.name} for {runtime}, unless it is there")
+    building.ensure(package, runtime=runtime, stage=None, request=BuildRequest(), progress=progress)
 
 
 def _measure(request: Request, progress: Progress) -> benchmark.BenchReport:
+    target, named = request.target, request.runtimes
     if request.feeds is None:
+        several: Any = named if len(named) > 1 else named[0] if named else None
         return benchmark.bench(
             request.packages,
             baseline=request.baseline,
-            runtime=request.runtime,
-            target=request.target,
+            runtime=several,
+            target=target,
             inputs=request.inputs,
             progress=progress,
             **request.options,
         )
     (path,) = request.packages
-    target = request.target
     spec = benchmark.EngineSpec(
         name=Path(path).name,
         kind="package",
         path=path,
         inputs=request.feeds,
-        runtime=request.runtime,
+        runtime=named[0] if named else None,
         device=target.device,
         optimization=target.optimization,
         custom_ops=target.custom_ops,
@@ -136,7 +138,7 @@ def main(folder: Path) -> None:
     try:
         answer = Answer(result=run(request, tell))
     except EdgetxError as error:
-        answer = Answer(error=str(error))
+        answer = Answer(error=str(error), damaged=isinstance(error, PackageError))
     except Exception as error:
         answer = Answer(error=f"unexpected {type(error).__name__}: {error}")
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import shlex
 from collections.abc import AsyncIterator, Callable
@@ -20,9 +21,12 @@ LONGEST_PAUSE = 30.0
 PYTHON = (3, 10)
 
 _FACTS = """
-import json, os, platform, sys
+import hashlib, json, os, platform, sys
 lines = {"version": list(sys.version_info[:3]), "folder": os.path.abspath(os.path.expanduser(sys.argv[1]))}
-lines["home"] = os.path.expanduser("~")
+try:
+    lines["agent"] = hashlib.sha256(open(lines["folder"] + "/agent.py", "rb").read()).hexdigest()
+except (IOError, OSError):
+    lines["agent"] = None
 lines["libc"] = platform.libc_ver()
 i = sys.implementation
 lines["markers"] = {
@@ -70,6 +74,7 @@ class Link:
         self.token = ""
         self._patience = patience
         self._connection: Any = None
+        self._gone: DeviceError | None = None
 
     async def __aenter__(self) -> Link:
         await self._connect()
@@ -108,13 +113,6 @@ class Link:
             if keys.seen is None:
                 raise DeviceError(f"{who}: its host key is revoked; nothing was sent") from None
             raise keys.refusal() from None
-        except asyncssh.KeyExchangeFailed as error:
-            # A host that shows only keys of other kinds than the known one: ask which it has.
-            shown = await asyncssh.get_server_host_key(device.host, device.port or ())
-            if shown is None:
-                raise DeviceError(f"{who} has no way to exchange keys with edgetx: {error}") from error
-            keys.seen = (device.host, device.port or 22, shown)
-            raise keys.refusal() from None
         except asyncssh.PermissionDenied as error:
             tried = f"the key {device.key}" if device.key else "the keys of the SSH agent and ~/.ssh"
             raise DeviceError(
@@ -127,6 +125,8 @@ class Link:
                 "passphrase, or add it to the SSH agent and leave --key out"
             ) from error
         except (asyncssh.Error, OSError, asyncio.TimeoutError) as error:
+            if await keys.are_of_other_kinds():
+                raise keys.refusal() from None
             what = str(error) or "no answer within 20 s"
             raise UnreachableError(
                 f"{who} cannot be reached: {what}; check that it is on, and the address: edgetx device list"
@@ -134,6 +134,8 @@ class Link:
 
     async def reconnect(self) -> None:
         """Come back, with longer and longer pauses; raises `DeviceError` when patience ends."""
+        if self._gone is not None:
+            raise self._gone
         deadline = monotonic() + self._patience
         pause = 0.5
         while True:
@@ -143,9 +145,10 @@ class Link:
                 await self._connect()
             except UnreachableError as error:
                 if monotonic() > deadline:
-                    raise DeviceError(
+                    self._gone = DeviceError(
                         f"{error}; given up after {self._patience:g} s, what was copied stays there"
-                    ) from error
+                    )
+                    raise self._gone from error
             else:
                 self.progress(f"connected to {self.device.name} again")
                 return
@@ -158,7 +161,7 @@ class Link:
             DeviceError: no Python there or too old a one, or the folder cannot be used.
         """
         device = self.device
-        code, out, tail = await self._again(device.python, "-c", _FACTS, self._home(device.folder))
+        code, out, tail = await self._again(device.python, "-SE", "-c", _FACTS, self._home(device.folder))
         where = f"device {device.name}: {device.python}"
         if code in (126, 127):
             raise DeviceError(
@@ -177,7 +180,9 @@ class Link:
                 "or newer, name another: edgetx device add ... --python PATH --replace"
             )
         source = Path(__file__).with_name("agent.py").read_bytes()
-        code, _, tail = await self._again(device.python, "-c", _SETTLE, self.folder, data=source)
+        if self.facts["agent"] == hashlib.sha256(source).hexdigest():
+            return
+        code, _, tail = await self._again(device.python, "-SE", "-c", _SETTLE, self.folder, data=source)
         if code:
             raise DeviceError(f"device {device.name}: the folder {self.folder} cannot be used: {tail}")
 
@@ -262,7 +267,7 @@ class Link:
             DeviceError: the agent refuses or fails.
         """
         agent = f"{self.folder}/agent.py"
-        process = await self._open((self.device.python, "-u", agent, verb))
+        process = await self._open((self.device.python, "-SEu", agent, verb))
         rest = b""
         try:
             await self._feed(process, json.dumps({**given, "token": self.token}).encode() + b"\n", data)

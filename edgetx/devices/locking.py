@@ -15,6 +15,8 @@ from typing import Any
 from edgetx.devices.link import Link
 from edgetx.errors import DeviceError
 
+_mine: set[str] = set()
+"""The locks that this process holds."""
 STALE = 600.0
 """Seconds without a sign of life after which a lock from another machine counts as left behind."""
 
@@ -26,6 +28,7 @@ async def locked(link: Link) -> AsyncIterator[None]:
     try:
         yield
     finally:
+        _mine.discard(link.token)
         await link.call("unlock")
 
 
@@ -39,6 +42,7 @@ async def take(link: Link) -> None:
     owner = {**_me(), "token": link.token}
     answer = await link.call("lock", owner=owner)
     if (held := answer["held"]) is None:
+        _mine.add(link.token)
         return
     who = f"{held['user']} on {held['host']} (process {held['pid']}), since {held['since']}"
     if (why := _gone(held, answer)) is None:
@@ -46,6 +50,7 @@ async def take(link: Link) -> None:
     answer = await link.call("lock", owner=owner, instead=held["token"])
     if answer["held"] is not None:
         raise DeviceError(f"device {link.device.name} was just taken by {answer['held']['user']}; wait")
+    _mine.add(link.token)
     link.progress(f"the lock of {who} is broken: {why}")
 
 
@@ -83,7 +88,10 @@ def _gone(held: dict[str, Any], answer: dict[str, Any]) -> str | None:
     """Why the owner of a lock is gone; None if it may still be there."""
     if sys.platform != "win32" and held["host"] == socket.gethostname() and held["space"] == _space():
         alive = held["started"] is not None and _process(held["pid"])["started"] == held["started"]
-        return None if alive else "that process runs no more"
+        if not alive:
+            return "that process runs no more"
+        ours = held["pid"] == os.getpid() and held["token"] not in _mine
+        return "this process gave the device up when its connection was lost" if ours else None
     if answer["age"] > STALE and not answer["running"]:
         return f"no sign of it for {answer['age'] / 60:.0f} minutes"
     return None

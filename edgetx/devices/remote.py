@@ -44,7 +44,7 @@ async def measure(
     async with Link(device, progress, patience=patience) as link:
         await link.settle()
         async with locked(link):
-            python = await install.ensure(link, request.runtime, request.target.device, outcome.runtime)
+            python = await install.ensure(link, request.runtimes, request.target.device, outcome.runtime)
             there = await _copy(link, packages, request, outcome.package)
             progress(
                 f"sent {transfer.megabytes(outcome.package.sent)} MB, "
@@ -130,5 +130,7 @@ async def _work(link: Link, python: str, request: Request) -> Result:
             f"fit ({error}); update it there"
         ) from error
     if answer.result is None:
-        raise DeviceError(f"on {link.device.name}: {answer.error}")
+        name = link.device.name
+        hint = f"; edgetx device doctor {name} removes damaged files, which are then sent again"
+        raise DeviceError(f"on {name}: {answer.error}{hint if answer.damaged else ''}")
     return answer.result

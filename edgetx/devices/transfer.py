@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import AsyncIterator, Iterable, Mapping
 from pathlib import Path
 from time import monotonic
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -56,12 +56,17 @@ async def send(link: Link, items: Iterable[Item], traffic: Traffic, *, more: int
             here meanwhile, or arrives damaged twice.
     """
     wanted = {item.sha256: item for item in items}
-    here = await _have(link, wanted)
+    answer = await _have(link, wanted)
+    here: dict[str, int] = answer["have"]
     missing = {sha: item for sha, item in wanted.items() if here[sha] < item.size}
     traffic.kept += sum(here.values())
     needed = sum(item.size - here[sha] for sha, item in missing.items()) + more
-    if needed:
-        await _check_space(link, needed)
+    if needed and answer["free"] < needed + MARGIN:
+        raise DeviceError(
+            f"device {link.device.name} has {megabytes(answer['free'])} MB free in {link.folder}, "
+            f"{megabytes(needed + MARGIN)} MB are needed; free some space, or choose another folder: "
+            f"edgetx device remove {link.device.name}, then add it with --folder DIR; nothing was sent"
+        )
     total = sum(item.size for item in missing.values())
     done = 0
     for sha, item in missing.items():
@@ -71,20 +76,8 @@ async def send(link: Link, items: Iterable[Item], traffic: Traffic, *, more: int
         done += item.size
 
 
-async def _have(link: Link, wanted: dict[str, Item]) -> dict[str, int]:
-    files = {sha: item.size for sha, item in wanted.items()}
-    found: dict[str, int] = (await link.call("have", files=files))["have"]
-    return found
-
-
-async def _check_space(link: Link, needed: int) -> None:
-    free = (await link.call("facts"))["free"]
-    if free < needed + MARGIN:
-        raise DeviceError(
-            f"device {link.device.name} has {megabytes(free)} MB free in {link.folder}, "
-            f"{megabytes(needed + MARGIN)} MB are needed; free some space, or choose another folder: "
-            f"edgetx device remove {link.device.name}, then add it with --folder DIR; nothing was sent"
-        )
+async def _have(link: Link, wanted: dict[str, Item]) -> dict[str, Any]:
+    return await link.call("have", files={sha: item.size for sha, item in wanted.items()})
 
 
 async def _send_one(link: Link, item: Item, offset: int, traffic: Traffic, shown: str) -> None:
@@ -98,7 +91,7 @@ async def _send_one(link: Link, item: Item, offset: int, traffic: Traffic, shown
                 offset = answer["ok"]["have"]
         except LostError:
             await link.reconnect()
-            offset = (await _have(link, {item.sha256: item}))[item.sha256]
+            offset = (await _have(link, {item.sha256: item}))["have"][item.sha256]
             if offset:
                 link.progress(f"{shown}: goes on at {megabytes(offset)} MB")
         else:

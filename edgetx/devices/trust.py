@@ -91,8 +91,25 @@ class HostKeys:
             f"add {name} --ssh {address} --accept-key {key.get_fingerprint()}"
         )
 
+    async def are_of_other_kinds(self) -> bool:
+        """Whether the host shows no key of a kind that is known: then it hangs up before it shows any."""
+        host, port = self.device.host, self.device.port or 22
+        known = self._trusted(host, port)
+        if not known:
+            return False
+        try:
+            shown = await library().get_server_host_key(host, port)
+        except (library().Error, OSError):
+            return False
+        if shown is None or shown.get_algorithm() in {key.get_algorithm() for key in known}:
+            return False
+        self.seen = (host, port, shown)
+        return True
+
     def _known(self, host: str, port: int) -> list[str]:
+        return [f"{key.get_algorithm()} {key.get_fingerprint()}" for key in self._trusted(host, port)]
+
+    def _trusted(self, host: str, port: int) -> list[Any]:
         if not self.files:
             return []
-        trusted = library().match_known_hosts(self.files, host, "", None if port == 22 else port)[0]
-        return [f"{key.get_algorithm()} {key.get_fingerprint()}" for key in trusted]
+        return list(library().match_known_hosts(self.files, host, "", None if port == 22 else port)[0])

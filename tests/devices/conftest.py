@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -151,11 +151,16 @@ def device(server: Server, tmp_path: Path):
     )
 
 
-def python_processes(word: str) -> list[int]:
-    """Processes with `word` in their command line."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if word.encode() in (folder / "cmdline").read_bytes():
-                found.append(int(folder.name))
-    return [pid for pid in found if pid != os.getpid()]
+@pytest.fixture
+def processes_with() -> Callable[[str], list[int]]:
+    """Processes with a word in their command line."""
+
+    def find(word: str) -> list[int]:
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if word.encode() in (folder / "cmdline").read_bytes():
+                    found.append(int(folder.name))
+        return [pid for pid in found if pid != os.getpid()]
+
+    return find
