@@ -26,6 +26,7 @@ LIBRARIES: tuple[tuple[str, tuple[str, ...], str, str], ...] = (
     ("onnx", ("onnx",), "export, inspect", "pip install 'edgetx[export]'"),
     ("onnx_ir", ("onnx_ir", "onnx-ir"), "export", "pip install 'edgetx[export]'"),
     ("onnxscript", ("onnxscript",), "export", "pip install 'edgetx[export]'"),
+    ("asyncssh", ("asyncssh",), "devices over SSH", "pip install 'edgetx[devices]'"),
     ("openvino", ("openvino",), "benchmarks against OpenVINO", "pip install 'edgetx[bench]'"),
 )
 """Name, names of the distributions that bring it, what for, how to get it."""

@@ -256,7 +256,15 @@ def install(given: dict) -> dict:  # type: ignore[type-arg]
     # Without pip: Debian's python3 has no ensurepip; pip runs from its own wheel.
     run([sys.executable, "-m", "venv", "--without-pip", env])
     run(
-        [python, os.path.join(wheels, pip[0], "pip"), "install", "--quiet", "--no-index", "--no-cache-dir"]
+        [
+            python,
+            os.path.join(wheels, pip[0], "pip"),
+            "install",
+            "--quiet",
+            "--no-index",
+            "--no-cache-dir",
+            "--no-compile",
+        ]
         + ["--disable-pip-version-check", "--no-input", "--find-links", wheels]
         + given["requirements"]
     )

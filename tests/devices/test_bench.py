@@ -199,7 +199,8 @@ async def hold():
     async with Link(devices.get("orin"), print) as link:
         await link.settle()
         async with locked(link):
-            await link.call("start", job="left", python=sys.executable, module="edgetx.devices.job", request=request)
+            start = {"python": sys.executable, "module": "edgetx.devices.job", "request": request}
+            await link.call("start", job="left", **start)
             print("held", flush=True)
             await asyncio.sleep(60)
 
