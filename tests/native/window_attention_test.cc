@@ -322,6 +322,24 @@ void Shifted(Random* random, int64_t batch, int64_t side, int64_t window, int64_
   Compare(c, best);
 }
 
+// Values below float32's normal range count as zeros inside the kernel (they would slow it down many times over);
+// outside, the thread computes with them as before.
+void Denormals(CpuLevel best) {
+  Case c;
+  Attributes& a = c.attributes;
+  a.num_heads = 1;
+  a.head_size = 4;
+  a.window = a.kv_window = a.pad_to = {2, 2};
+  c.qkv_shape = {1, 2, 2, 12};
+  c.qkv.assign(48, 1e-40f);
+  for (int level = 0; level <= static_cast<int>(best); ++level) {
+    for (const float value : Run(c, static_cast<CpuLevel>(level))) Expect(value == 0, "a denormal is flushed");
+    volatile float small = 1e-38f;
+    small = small / 16;
+    Expect(small > 0, "the thread's floating-point mode is restored");
+  }
+}
+
 void Rejected(const Attributes& attributes, const Shape& qkv, const char* text) {
   Shapes shapes;
   shapes.qkv = qkv;
@@ -381,6 +399,7 @@ int main(int argc, char** argv) {
   }
   Random random{std::mt19937(20240607)};
   Errors();
+  Denormals(best);
   Shifted(&random, 2, 14, 7, 7, 3, 32, 1, best);     // Swin
   Shifted(&random, 1, 16, 8, 8, 2, 32, 100, best);   // SwinV2's logits
   Shifted(&random, 1, 16, 16, 16, 1, 30, 1, best);   // HAT

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "edgetx/ops/group_attention/simd.h"
+#include "edgetx/ops/native/denormals.h"
 #include "edgetx/ops/native/rows.h"
 
 namespace edgetx::group_attention {
@@ -83,6 +84,11 @@ void Plan::Clear() const noexcept {
   const size_t bytes = static_cast<size_t>(attributes.num_heads * value_size) * SizeOf(tensors.dtype);
   auto* output = static_cast<std::byte*>(tensors.output);
   for (const int32_t token : unserved_) std::memset(output + static_cast<size_t>(token) * bytes, 0, bytes);
+}
+
+void Plan::Run(int64_t begin, int64_t end, std::byte* scratch) const noexcept {
+  const FlushDenormals flush;
+  run_(*this, begin, end, scratch);
 }
 
 }  // namespace edgetx::group_attention

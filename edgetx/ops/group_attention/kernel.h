@@ -68,7 +68,7 @@ class Plan {
   int64_t items() const { return static_cast<int64_t>(chunks.size()) * attributes.num_heads; }
   size_t scratch_bytes() const { return layout.bytes; }
   // Items [begin, end). `scratch` is aligned to 64 bytes and used by no other thread.
-  void Run(int64_t begin, int64_t end, std::byte* scratch) const noexcept { run_(*this, begin, end, scratch); }
+  void Run(int64_t begin, int64_t end, std::byte* scratch) const noexcept;
 
   // For the implementation.
   Attributes attributes;

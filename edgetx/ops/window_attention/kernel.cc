@@ -1,5 +1,6 @@
 #include "edgetx/ops/window_attention/kernel.h"
 
+#include "edgetx/ops/native/denormals.h"
 #include "edgetx/ops/window_attention/simd.h"
 
 namespace edgetx::window_attention {
@@ -57,6 +58,7 @@ Plan::Plan(const Attributes& given, const Shape& qkv, CpuLevel level)
 }
 
 void Plan::Run(const Tensors& tensors, int64_t begin, int64_t end, std::byte* scratch) const noexcept {
+  const FlushDenormals flush;
   run_(*this, tensors, begin, end, scratch);
 }
 
