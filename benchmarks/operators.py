@@ -66,6 +66,16 @@ SHAPES: dict[str, tuple[int, WindowAttentionAttributes, float | None]] = {
         WindowAttentionAttributes(num_heads=3, head_size=8, window=(4, 16), shift=(2, 8)),
         None,
     ),
+    "6 heads of 15, window 8x32": (
+        64,
+        WindowAttentionAttributes(num_heads=6, head_size=15, window=(8, 32), shift=(4, 16), mask="region"),
+        None,
+    ),
+    "6 heads of 6, window 4x16": (
+        64,
+        WindowAttentionAttributes(num_heads=6, head_size=6, window=(4, 16), shift=(2, 8)),
+        None,
+    ),
 }
 """Name -> side of the map, attributes, and the least ratio of the body's time to the kernel's."""
 

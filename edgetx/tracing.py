@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from edgetx import sources
+from edgetx import exporters, sources
 from edgetx.capture import Positional
 from edgetx.core import Reference
 from edgetx.errors import PackageError
@@ -54,13 +54,32 @@ def trace(package: Package, reference: Reference | None = None) -> Iterator[Trac
                 f"{spec.name!r}: other weights or another version; pass the exported model itself"
             )
     actual = _onnx_values(package, case.inputs)
-    replaced = package.manifest.replaced
+    places = _places(reference.module, exporters.get(manifest.architecture).rewrite(reference.module).module)
     for name, value in expected.items():
+        place = places.get(name, name)
         # Inside and around an operator that replaced a module, tokens stand in another order.
-        if any(_inside(name, module) for module in replaced):
+        if any(_inside(place, module) for module in manifest.replaced):
             continue
-        if name in actual and (paired := _same_layout(actual[name], value.shape)) is not None:
+        if place in actual and (paired := _in_layout_of(value, actual[place])) is not None:
             yield TracedModule(name, types[name], value, paired)
+
+
+def _places(original: torch.nn.Module, rewritten: torch.nn.Module) -> dict[str, str]:
+    """Name of a module -> its name in the rewritten copy, by class and very weights."""
+
+    def by_weights(module: torch.nn.Module) -> dict[Any, list[str]]:
+        found: dict[Any, list[str]] = {}
+        for name, inner in module.named_modules():
+            if weights := tuple(id(parameter) for parameter in inner.parameters()):
+                found.setdefault((type(inner), weights), []).append(name)
+        return found
+
+    theirs = by_weights(rewritten)
+    return {
+        names[0]: theirs[key][0]
+        for key, names in by_weights(original).items()
+        if len(names) == 1 == len(theirs.get(key, ()))
+    }
 
 
 def _torch_values(
@@ -138,13 +157,12 @@ def _inside(scope: str, module: str) -> bool:
     return scope == module or scope.startswith(module + ".")
 
 
-def _same_layout(value: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any] | None:
-    """`value` in `shape` where only the layout differs (NHWC for tokens, NHWC for NCHW), else None."""
-    if value.shape == shape:
-        return value
+def _in_layout_of(expected: np.ndarray[Any, Any], value: np.ndarray[Any, Any]) -> np.ndarray[Any, Any] | None:
+    """`value` laid out as `expected` (NHWC for tokens, NHWC for NCHW); None where more differs."""
+    shape = expected.shape
     if value.ndim == 4 and len(shape) == 3 and value.size == np.prod(shape) and value.shape[-1] == shape[-1]:
         return value.reshape(shape)
-    for order in ((0, 2, 3, 1), (0, 3, 1, 2)):
-        if value.ndim == 4 and value.transpose(order).shape == shape:
-            return value.transpose(order)
-    return None
+    orders = ((0, 1, 2, 3), (0, 2, 3, 1), (0, 3, 1, 2)) if value.ndim == 4 else (tuple(range(value.ndim)),)
+    fitting = [laid for order in orders if (laid := value.transpose(order)).shape == shape]
+    # Several fit where a map has as many channels as rows and columns.
+    return min(fitting, key=lambda laid: float(np.abs(laid - expected).max()), default=None)

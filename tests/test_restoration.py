@@ -73,6 +73,34 @@ def test_tiles_agree_with_the_whole(package: Path, blend: bool) -> None:
     assert report.seam_psnr is not None and report.seam_psnr > 60
 
 
+def test_per_module_follows_the_weights_into_the_rewritten_model(package: Path, tmp_path: Path) -> None:
+    """The exported model's modules have other names; those with the library's very weights are compared."""
+    import onnx_ir as ir
+
+    from edgetx import verification
+    from edgetx.capture import save
+    from edgetx.package import Package, create
+
+    rows = verification.per_module(package)
+    names = [row.name for row in rows]
+    assert all(row.passed for row in rows)
+    in_order = ["model.conv_first", "model.layers.0.conv", "model.norm", "model.conv_after_body", "model"]
+    assert [name for name in names if name in in_order] == in_order
+
+    opened = Package.open(package)
+    model = ir.load(opened.model_path)
+    bias = model.graph.initializers["module.model.after.bias"]
+    bias.const_value = ir.tensor(bias.const_value.numpy() + np.float32(1e-2), name=bias.name)
+    with create(tmp_path / "damaged") as draft:
+        save(model, draft.model_path)
+        draft.save_golden(opened.golden())
+        draft.seal(opened.manifest)
+        damaged = draft.publish()
+    assert not edgetx.verify(damaged).passed
+    failed = [row.name for row in verification.per_module(damaged) if not row.passed]
+    assert failed[0] == "model.conv_after_body"
+
+
 def test_a_budget_makes_tiles_and_is_kept(package: Path) -> None:
     with Restorer(package) as restorer:
         idle = restorer.restore(photograph(16, 16)).report.peak_bytes
