@@ -14,6 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from edgetx.engines import sizes
 from edgetx.ops import Variant, attach_bodies
 
 MODULE_KEY = "edgetx.module"
@@ -48,6 +49,7 @@ def standard(path: Path, variant: Variant) -> ir.Model:
     model = InlinePass()(model).model
     for node in [each for each in model.graph if each.op_type == "Attention" and each.domain == ""]:
         _expand(model.graph, node)
+    sizes.share(model)
     taken: set[str] = set()
     for index, node in enumerate(ir.traversal.RecursiveGraphIterator(model.graph)):
         if not node.name or node.name in taken:
