@@ -14,13 +14,14 @@ from edgetx.errors import InputError, UnavailableError
 from edgetx.package import Package
 from edgetx.runtimes.chain import Chain
 from edgetx.runtimes.ort import OrtRuntime
+from edgetx.runtimes.tensorrt import TensorRTRuntime
 from edgetx.runtimes.tensorrt_rtx import TensorRTRTXRuntime
 
 __all__ = ["Chain", "get", "load", "runtimes"]
 
 logger = logging.getLogger(__name__)
 
-_TABLE: tuple[Runtime, ...] = (OrtRuntime(), TensorRTRTXRuntime())
+_TABLE: tuple[Runtime, ...] = (OrtRuntime(), TensorRTRuntime(), TensorRTRTXRuntime())
 
 
 def runtimes() -> dict[str, Runtime]:

@@ -8,12 +8,13 @@ The folder's name is the hash of the key. An engine is built in a child process 
 renamed at the end; a lock lets one process build while others wait. Needs no framework, but for `graph`.
 """
 
-from edgetx.engines.cache import Cache, Engine, Record, identity, model_digest
+from edgetx.engines.cache import Cache, Engine, Key, Record, identity, model_digest
 from edgetx.engines.ranges import Ranges, Request, choose, parse_range, show_ranges
 
 __all__ = [
     "Cache",
     "Engine",
+    "Key",
     "Ranges",
     "Record",
     "Request",

@@ -46,6 +46,8 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
         profiles: the optimisation profiles, in the engine's order.
         size, sha256: of `engine.plan`.
         seconds: that the build took.
+        tuned: milliseconds of one run with each choice of bodies that was measured (`--tune`), or why that
+            choice was not measured; empty where nothing was.
         edgetx_version, created: of the build; UTC, ISO 8601.
     """
 
@@ -59,6 +61,7 @@ class Record(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     seconds: float
     edgetx_version: str
     created: str
+    tuned: dict[str, float | str] = {}
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,23 @@ class Cache:
                     return self._publish(draft, name), True
         except OSError as error:
             raise self._translate(error) from error
+
+    def note(self, engine: Engine, tuned: Mapping[str, float | str]) -> Engine:
+        """Write into an engine's record what was measured to choose it.
+
+        Raises:
+            PackageError: the record cannot be written; it is as it was.
+        """
+        assert engine.record is not None
+        record = msgspec.structs.replace(engine.record, tuned=dict(tuned))
+        draft = engine.path / f".{RECORD}.{secrets.token_hex(4)}"
+        try:
+            _write(draft, record)
+            draft.replace(engine.path / RECORD)
+        except OSError as error:
+            draft.unlink(missing_ok=True)
+            raise self._translate(error) from error
+        return read(engine.path)
 
     def remove(self, engine: Engine) -> None:
         """Delete a finished engine.

@@ -6,7 +6,7 @@ Bodies are attached and then inlined, because TensorRT-RTX 1.7 does not tell fun
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from edgetx.engines import sizes
-from edgetx.ops import Variant, attach_bodies
+from edgetx.ops import DOMAIN, OPERATORS, Variant, attach_bodies
 
 MODULE_KEY = "edgetx.module"
 """Node metadata that `edgetx.fusion` writes: the PyTorch modules that a node stands for."""
@@ -36,16 +36,27 @@ class Refusal(NamedTuple):
         return f"{self.operator} ({self.reason}) at {', '.join(self.places[:NAMED])}{more}"
 
 
-def standard(path: Path, variant: Variant) -> ir.Model:
+OPERATOR_KEY = "edgetx.operator"
+"""Node metadata: the operator of ours that a node of its body stands for."""
+
+
+def standard(path: Path, variant: Variant, plugins: Collection[str] = ()) -> ir.Model:
     """The model with the bodies of `variant` in place of edgetx's operators; weights stay in their file.
 
-    Every node has a name of its own.
+    Operators named in `plugins` stay nodes, without a body. Every node has a name of its own, and knows the
+    operator and the PyTorch module that it stands for.
 
     Raises:
         ExportError: see `edgetx.ops.Operator.attach_bodies`.
     """
     model = ir.load(path)
     attach_bodies(model, variant)
+    for operator in OPERATORS:
+        if operator.name in plugins:
+            operator.strip_bodies(model)
+    for node in model.graph:
+        if node.domain == DOMAIN:
+            node.metadata_props[OPERATOR_KEY] = node.op_type
     model = InlinePass()(model).model
     for node in [each for each in model.graph if each.op_type == "Attention" and each.domain == ""]:
         _expand(model.graph, node)

@@ -39,6 +39,8 @@ class Request:
         ranges: hold in every profile, instead of what stands there.
         seconds: the build is stopped after so many.
         force: build although the cache has it.
+        bodies: what stands for edgetx's operators; "" leaves it to the runtime.
+        device: the index of the GPU, for a runtime that builds on one.
     """
 
     compute: Sequence[str] = ()
@@ -46,6 +48,8 @@ class Request:
     ranges: Ranges = field(default_factory=dict)
     seconds: float = SECONDS
     force: bool = False
+    bodies: str = ""
+    device: int = 0
 
 
 def parse_range(text: str) -> tuple[str, Range]:

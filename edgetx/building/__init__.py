@@ -22,6 +22,7 @@ def build(
     compute: Sequence[str] = (),
     profiles: Sequence[Ranges] = (),
     ranges: Ranges | None = None,
+    bodies: str = "",
     seconds: float = SECONDS,
     force: bool = False,
     progress: Callable[[str], None] = lambda line: None,
@@ -34,7 +35,7 @@ def build(
         package: a package or its folder.
         runtime: that runs the engine.
         stage: build this stage instead of the whole.
-        compute, profiles, ranges, seconds, force: see `edgetx.engines.Request`.
+        compute, profiles, ranges, bodies, seconds, force: see `edgetx.engines.Request`.
         progress: called with one line per step.
 
     Returns:
@@ -42,11 +43,13 @@ def build(
 
     Raises:
         PackageError: the folder is no package, a file has changed, or the cache cannot be written.
-        InputError: an unknown runtime, stage, symbol or compute capability; a range the model does not take.
-        UnavailableError: the runtime is not installed, or does not take the model; names the operators.
+        InputError: an unknown runtime, stage, symbol, body or compute capability; a range the model does not
+            take.
+        UnavailableError: the runtime or its plugins are not installed, or it does not take the model; names
+            the operators.
         EdgetxError: the build ran out of time or memory.
     """
-    request = Request(compute, profiles, ranges or {}, seconds, force)
+    request = Request(compute, profiles, ranges or {}, seconds, force, bodies)
     return ensure(package, runtime=runtime, stage=stage, request=request, progress=progress)[0]
 
 
@@ -61,9 +64,12 @@ def ensure(
     """`build`, and whether the engine was built by this call."""
     if request.seconds <= 0:
         raise InputError(f"the time limit is {request.seconds:g} s; give more than 0")
-    chosen = runtimes.get(runtime)
+    return runtimes.get(runtime).build(_part(package, stage), request, progress)
+
+
+def _part(package: Package | str | os.PathLike[str], stage: str | None) -> Package:
     opened = package if isinstance(package, Package) else Package.open(package)
-    return chosen.build(opened if stage is None else opened.stage(stage), request, progress)
+    return opened if stage is None else opened.stage(stage)
 
 
 class Listed(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from edgetx.errors import EdgetxError, UnavailableError
 
 _MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
 _OUT_OF_MEMORY = 2
+_CAPTURE_THREAD = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 
 
 class Gpu(NamedTuple):
@@ -59,6 +60,16 @@ def devices() -> tuple[Gpu, ...]:
     return tuple(found)
 
 
+def driver() -> str:
+    """The newest CUDA that the driver runs, as `CUDA 12.6`; `none` without one."""
+    loaded = _load()
+    if isinstance(loaded, str):
+        return "none"
+    version = ctypes.c_int()
+    _check(loaded, loaded.cuDriverGetVersion(ctypes.byref(version)), "read its version")
+    return f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+
+
 class Device:
     """The primary context of one GPU, a stream, and buffers that grow.
 
@@ -103,6 +114,52 @@ class Device:
             )
             self._buffers[name] = (address, max(size, 1))
         return address.value
+
+    def allocate(self, size: int) -> int:
+        """The address of `size` bytes (and one) of their own; `releaser` gives them back."""
+        address = ctypes.c_uint64()
+        self._call(
+            f"take {size} bytes", "cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(max(size, 1))
+        )
+        return address.value
+
+    def releaser(self, address: int) -> Callable[[], None]:
+        """What frees memory of `allocate`, from any thread, also after `close`."""
+        driver, index = self._driver, self._index
+
+        def release() -> None:
+            context = ctypes.c_void_p()
+            driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), index)
+            driver.cuCtxPushCurrent_v2(context)
+            driver.cuMemFree_v2(ctypes.c_uint64(address))
+            driver.cuCtxPopCurrent_v2(ctypes.byref(ctypes.c_void_p()))
+            driver.cuDevicePrimaryCtxRelease_v2(index)
+
+        return release
+
+    def capture(self, work: Callable[[], bool]) -> tuple[Any, str]:
+        """What `work` queues, as a CUDA graph, or None and why it is none; nothing is run."""
+        graph, made = ctypes.c_void_p(), ctypes.c_void_p()
+        self._call("begin a CUDA graph", "cuStreamBeginCapture_v2", self._stream, _CAPTURE_THREAD)
+        queued = work()
+        code = int(self._driver.cuStreamEndCapture(self._stream, ctypes.byref(graph)))
+        if code == 0 and queued:
+            code = int(
+                self._driver.cuGraphInstantiateWithFlags(ctypes.byref(made), graph, ctypes.c_uint64(0))
+            )
+        if graph.value is not None:
+            self._driver.cuGraphDestroy(graph)
+        if code != 0:
+            return None, _text(self._driver, code)
+        return (made, "") if queued else (None, "the engine refuses to be captured")
+
+    def launch(self, graph: Any) -> None:
+        """Queue a graph of `capture`."""
+        self._call("run a CUDA graph", "cuGraphLaunch", graph, self._stream)
+
+    def destroy(self, graph: Any) -> None:
+        """Free a graph of `capture`."""
+        self._driver.cuGraphExecDestroy(graph)
 
     def upload(self, address: int, host: int, size: int) -> None:
         """Queue a copy to the GPU; the host's memory must live until `wait`."""
