@@ -372,6 +372,20 @@ class Runtime(ABC):
             f"{self.title} opens packages as they are: there is nothing to build for the runtime {self.id}"
         )
 
+    def choices(self, package: Package) -> Mapping[str, str | None]:
+        """What `build` can put in the place of edgetx's operators, and why not here; {} if nothing."""
+        return {}
+
+    def session(self, package: Package, engine: Engine, device: int = 0) -> Session:
+        """A session of one engine that `build` made, on the GPU of this index.
+
+        Raises:
+            InputError: this runtime has no engines.
+            UnavailableError: the engine needs what is not here; says what.
+            PackageError: the engine is not loaded; says why.
+        """
+        raise InputError(f"{self.title} opens packages as they are: it has no engines")
+
     def version(self) -> str | None:
         """The engine's version, or None where it is not installed."""
         return None

@@ -19,9 +19,8 @@ FRAMEWORKS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir",
 HEAVY = (*FRAMEWORKS, "PIL", "msgspec", "numpy", "onnxruntime", "rich", "typer")
 FOLDERS = {"edgetx": "edgetx", "exporters": "edgetx.exporters", "runtimes": "edgetx.runtimes"}
 EXPORT_SIDE = ("_torchvision", "capture", "exporters", "fusion", "precision", "sources", "tracing")
-BUILD_SIDE = ("edgetx.engines.graph", "edgetx.runtimes.tensorrt_rtx.worker")
+BUILD_SIDE = ("edgetx.engines.graph", "edgetx.engines.sizes", "edgetx.runtimes.nvidia.worker")
 """What prepares graphs for engines, in a process of its own."""
-TENSORRT_RTX = tuple(f"edgetx.runtimes.tensorrt_rtx.{name}" for name in ("log", "session", "worker"))
 EXPORT_SIDE_OF_AN_OPERATOR = (
     "bodies",
     "builder",
@@ -62,9 +61,8 @@ def sources(root: Path) -> dict[str, str]:
 
 
 def importable(root: Path) -> list[str]:
-    """The modules, but for those of an engine that is not installed here."""
-    missing = TENSORRT_RTX if importlib.util.find_spec("tensorrt_rtx") is None else ()
-    return [module for module in sources(root).values() if module not in missing]
+    """The modules."""
+    return [*sources(root).values()]
 
 
 def is_run_side(module: str) -> bool:

@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from edgetx import runtimes
+from edgetx.building._tune import tune
 from edgetx.engines import Cache, Engine, Ranges, Request, model_digest
 from edgetx.engines.ranges import SECONDS
 from edgetx.errors import InputError
 from edgetx.package import Package
+
+__all__ = ["Listed", "build", "ensure", "listed", "prune", "tune"]
 
 
 def build(

@@ -10,12 +10,13 @@ from time import perf_counter
 from typing import Any
 
 from edgetx import runtimes
+from edgetx.core import Session, Target
 from edgetx.engines import Cache, Engine, Request
 from edgetx.errors import EdgetxError, InputError, UnavailableError
 from edgetx.package import Package
 
 WARM_UP, RUNS, ROUNDS = 5, 20, 5
-"""Runs before anything is timed; timed runs of each engine in a round; rounds, in which engines take turns."""
+"""Runs before anything is timed; timed runs of an engine in a round; rounds, in which engines take turns."""
 
 
 def tune(
@@ -29,8 +30,8 @@ def tune(
     """Build an engine with every choice of bodies, time them on the GPU here, and keep the fastest.
 
     All are fed the first golden input of the package and take turns, so that a GPU which slows down slows
-    all. The engine's record (`engine.record.tuned`) holds the median of each in milliseconds, or why a choice
-    was not measured.
+    all; engines that this call built and that are slower are removed. The engine's record
+    (`engine.record.tuned`) holds the median of each in milliseconds, or why a choice was not measured.
 
     Raises:
         InputError: the runtime has nothing to choose; or the package is a stage, which has no golden input.
@@ -46,25 +47,24 @@ def tune(
         raise InputError(f"{chosen.title} runs packages as they are: there is nothing to tune")
     if wanted.bodies:
         raise InputError(f"--tune tries every choice of bodies; leave out --bodies {wanted.bodies}")
-    if (reason := chosen.why_not(None, chosen.target(wanted.device))) is not None:
+    if (reason := chosen.why_not(None, Target(device=f"cuda:{wanted.device}"))) is not None:
         raise UnavailableError(f"tuning measures on the GPU, and there is none to use: {reason}")
     cache = Cache(opened)
     tried: dict[str, float | str] = {}
-    built: dict[str, Engine] = {}
+    built: dict[str, tuple[Engine, bool]] = {}
     for choice, why in choices.items():
         if why is not None:
             tried[choice] = why
             continue
         progress(f"building with {choice}")
         try:
-            built[choice], _ = chosen.build(opened, replace(wanted, bodies=choice), progress)
-        except (UnavailableError, EdgetxError) as error:
+            built[choice] = chosen.build(opened, replace(wanted, bodies=choice), progress)
+        except EdgetxError as error:
             tried[choice] = str(error)
     feeds = dict(opened.golden()[0].inputs)
-    times = {choice: [] for choice in built} if built else {}
-    sessions = {}
+    sessions: dict[str, Session] = {}
     try:
-        for choice, engine in built.items():
+        for choice, (engine, _) in built.items():
             try:
                 sessions[choice] = chosen.session(opened, engine, wanted.device)
                 sessions[choice].run(feeds)
@@ -82,10 +82,11 @@ def tune(
             "no choice of bodies was measured: " + "; ".join(f"{key}: {why}" for key, why in tried.items())
         )
     best = min(times, key=lambda choice: times[choice])
-    for choice, engine in built.items():
-        if choice != best and engine.path != built[best].path:
+    kept = built[best][0]
+    for engine, new in built.values():
+        if new and engine.path != kept.path:
             cache.remove(engine)
-    return cache.note(built[best], {choice: tried[choice] for choice in choices})
+    return cache.note(kept, {choice: tried[choice] for choice in choices})
 
 
 def measure(runs: Mapping[str, Callable[[], Any]]) -> dict[str, float]:

@@ -13,6 +13,7 @@ from edgetx.errors import InputError
 if TYPE_CHECKING:
     from edgetx.building import Listed
     from edgetx.engines import Engine, Ranges
+    from edgetx.engines.fused import Layers
 
 
 def build(
@@ -45,6 +46,21 @@ def build(
             "--range", metavar="SYMBOL=MIN:BEST:MAX", help="Sizes of one symbol in every profile; repeat."
         ),
     ] = None,
+    bodies: Annotated[
+        str,
+        typer.Option(
+            "--bodies",
+            metavar="primitive|attention|plugin",
+            help="What stands for edgetx's operators; default the runtime's choice.",
+        ),
+    ] = "",
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Measure every choice of bodies on the GPU, keep the fastest.")
+    ] = False,
+    report: Annotated[
+        bool,
+        typer.Option("--report", help="What became of each attention: fused, plugin or neither."),
+    ] = False,
     limit: Annotated[float, typer.Option("--limit", help="Stop the build after so many seconds.")] = 900.0,
     force: Annotated[bool, typer.Option("--force", help="Build although the cache has the engine.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the engines of the package.")] = False,
@@ -55,7 +71,7 @@ def build(
 ) -> None:
     """Build an engine of a package for a GPU that need not be here."""
     from edgetx import building
-    from edgetx.engines import Request
+    from edgetx.engines import Request, fused
     from edgetx.package import Package
 
     if list_ and prune:
@@ -71,16 +87,41 @@ def build(
         ranges=_ranges(range_ or ()),
         seconds=limit,
         force=force,
+        bodies=bodies,
     )
     with Progress() as progress:
-        engine, built = building.ensure(
-            opened, runtime=runtime, stage=stage, request=request, progress=progress
-        )
+        if tune:
+            engine = building.tune(opened, runtime=runtime, stage=stage, request=request, progress=progress)
+            built = False
+        else:
+            engine, built = building.ensure(
+                opened, runtime=runtime, stage=stage, request=request, progress=progress
+            )
+    layers = fused.read(engine.path) if report else None
     if json:
-        emit_json({**_facts(engine, None), "built": built})
+        emit_json({**_facts(engine, None), "built": built, **({"layers": layers} if report else {})})
         return None
     how = f"built in {_seconds(engine)}" if built else f"was there already, built in {_seconds(engine)}"
-    return show_facts([("engine", str(engine.plan)), ("", how), *_rows(engine)], title="edgetx build")
+    show_facts([("engine", str(engine.plan)), ("", how), *_rows(engine)], title="edgetx build")
+    return None if layers is None else _report(layers)
+
+
+def _report(layers: Layers) -> None:
+    if layers.engine is None:
+        show("layers of the parsed network; no GPU here loads the engine, so what was fused is not known")
+    found = layers.network if layers.engine is None else layers.engine
+    rows = [
+        (
+            each.module,
+            each.operator,
+            *(str(len(names) or "") for names in (each.attention, each.plugin, each.leftovers)),
+        )
+        for each in found
+    ]
+    if not rows:
+        show("the graph has no attention that edgetx knows")
+        return
+    show_table(("module", "operator", "fused attention", "plugin", "other layers"), rows)
 
 
 def _ranges(texts: Any) -> Ranges:
@@ -98,7 +139,18 @@ def _rows(engine: Engine) -> list[tuple[str, str]]:
 
     assert engine.record is not None
     key = engine.record.key
-    return [("graph", engine.record.graph), *key.items(), ("size", str(size(engine.record.size)))]
+    needs = key.get("plugin", "none")
+    tuned = [
+        (f"tuned, {choice}", each if isinstance(each, str) else f"{each:.3f} ms")
+        for choice, each in engine.record.tuned.items()
+    ]
+    return [
+        ("graph", engine.record.graph),
+        *key.items(),
+        ("size", str(size(engine.record.size))),
+        *([("needs to run", f"edgetx's plugins: {needs}")] if needs != "none" else []),
+        *tuned,
+    ]
 
 
 def _facts(engine: Engine, problem: str | None) -> dict[str, Any]:

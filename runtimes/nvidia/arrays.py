@@ -1,4 +1,4 @@
-"""Arrays of any library by address: numpy, torch, CuPy and whatever speaks DLPack or CUDA's array interface."""
+"""Arrays of any library by address: numpy, torch, CuPy and what speaks DLPack or CUDA's array interface."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,7 @@ from edgetx.core import Runtime, Session, Target
 from edgetx.engines import child
 from edgetx.errors import InputError, UnavailableError
 from edgetx.runtimes.nvidia import cuda
-from edgetx.runtimes.nvidia.bodies import Bodies, choose, current, why_no_plugin
+from edgetx.runtimes.nvidia.bodies import Bodies, available, choose, current, why_no_plugin
 from edgetx.runtimes.nvidia.library import Library
 
 if TYPE_CHECKING:
@@ -181,16 +181,15 @@ class EngineRuntime(Runtime):
             engine, _ = self.build(package, request, logger.info)
         return self.session(package, engine, index)
 
-    def session(self, package: Package, engine: engines.Engine, index: int = 0) -> Session:
-        """A session of this engine of the cache, on the GPU of this index.
+    def choices(self, package: Package) -> Mapping[str, str | None]:
+        """See `Runtime.choices`."""
+        return available(package, self.library)
 
-        Raises:
-            UnavailableError: the engine needs edgetx's plugins, and they are not there.
-            PackageError: the engine is not loaded; says why.
-        """
+    def session(self, package: Package, engine: engines.Engine, device: int = 0) -> Session:
+        """See `Runtime.session`."""
         from edgetx.runtimes.nvidia.session import EngineSession
 
-        return EngineSession(package, engine, index, cuda.devices()[index], self.library)
+        return EngineSession(package, engine, device, cuda.devices()[device], self.library)
 
     def find(self, package: Package, compute: str, device: int = 0) -> engines.Engine | None:
         """The newest whole engine of `package` that a GPU of this capability loads, whatever its profiles.

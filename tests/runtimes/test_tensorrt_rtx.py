@@ -26,8 +26,8 @@ from edgetx.engines import Cache, Request
 from edgetx.errors import EdgetxError, InputError, UnavailableError
 from edgetx.package import IOEntry, Manifest, Package, StageEntry, create
 from edgetx.profiles import Range
-from edgetx.runtimes import tensorrt_rtx
-from edgetx.runtimes.tensorrt_rtx import COMPUTE, TensorRTRTXRuntime, cuda, parse_compute
+from edgetx.runtimes.nvidia import cuda, library
+from edgetx.runtimes.tensorrt_rtx import COMPUTE, TensorRTRTXRuntime, parse_compute
 
 RUNTIME = TensorRTRTXRuntime()
 needs_wheel = pytest.mark.skipif(
@@ -346,7 +346,10 @@ def test_a_compute_capability_is_read(text: str, expected: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("9.0", r"does not support compute capability 9.0 \(Hopper\); accepted: 7.5, .* use the runtime ort"),
+        (
+            "9.0",
+            r"does not support compute capability 9.0 \(Hopper\); accepted: .* runtime tensorrt",
+        ),
         ("8.7", r"does not support compute capability 8.7 \(Jetson Orin\)"),
         ("sm_110", r"11.0 \(Jetson Thor\)"),
         ("6.1", "does not support compute capability 6.1;"),
@@ -366,7 +369,7 @@ def test_portable_stands_alone(tmp_path: Path) -> None:
 
 
 def test_without_the_wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorrt_rtx.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
     package = write(tmp_path / "small", graph(RELU))
     reason = "TensorRT-RTX is not installed; pip install 'edgetx[tensorrt-rtx]'"
     assert RUNTIME.why_not() == RUNTIME.why_no_build(package) == reason
