@@ -168,7 +168,7 @@ def _list(found: list[Listed], json: bool) -> None:
         record = engine.record
         state = problem or "ready"
         if record is None:
-            rows.append((engine.path.name, "", "", "", "", "", state))
+            rows.append((engine.path.name, "", "", "", "", "", "", state))
             continue
         key = record.key
         rows.append(
@@ -177,6 +177,7 @@ def _list(found: list[Listed], json: bool) -> None:
                 record.graph,
                 key.get("compute", ""),
                 key.get("precision", ""),
+                "plugin" if key.get("plugin", "none") != "none" else key.get("bodies", "").split(" ")[0],
                 key.get("profiles", ""),
                 f"{size(record.size)}, {record.seconds:.1f} s",
                 state,
@@ -185,7 +186,9 @@ def _list(found: list[Listed], json: bool) -> None:
     if not rows:
         show("no engines; build one: edgetx build PKG --runtime tensorrt_rtx")
         return
-    show_table(("engine", "graph", "compute", "precision", "profiles", "size, build", "state"), rows)
+    show_table(
+        ("engine", "graph", "compute", "precision", "bodies", "profiles", "size, build", "state"), rows
+    )
 
 
 def _pruned(gone: list[Listed], json: bool) -> None:

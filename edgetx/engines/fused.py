@@ -58,7 +58,7 @@ def modules(model: ir.Model) -> dict[str, tuple[str, str]]:
         if operator is None and node.op_type == "Attention":
             operator = "Attention"
         if operator is not None and node.name is not None:
-            module = node.metadata_props.get(graph.MODULE_KEY, "").strip("|")
+            module = node.metadata_props.get(graph.MODULE_KEY, "").strip("|").replace("|", ", ")
             found[node.name] = (module or str(node.name), operator)
     return found
 

@@ -112,6 +112,15 @@ def why_no_plugin(library: Library) -> str | None:
     return plugin.why_not(library.id)
 
 
+def why_no_run(key: Mapping[str, str], library: Library) -> str | None:
+    """None if the plugins that an engine with this key needs are here, else how to get them."""
+    if key.get("plugin", "none") == "none":
+        return None
+    from edgetx.ops import plugin
+
+    return plugin.why_not(library.id) or plugin.why_no_kernels()
+
+
 def _why_no_attention(package: Package, library: Library) -> str | None:
     if package.manifest.opset < ATTENTION_OPSET:
         return f"{package.name} has opset {package.manifest.opset}; Attention begins with {ATTENTION_OPSET}"

@@ -14,7 +14,7 @@ from edgetx.core import Runtime, Session, Target
 from edgetx.engines import child
 from edgetx.errors import InputError, UnavailableError
 from edgetx.runtimes.nvidia import cuda
-from edgetx.runtimes.nvidia.bodies import Bodies, available, choose, current, why_no_plugin
+from edgetx.runtimes.nvidia.bodies import Bodies, available, choose, current, why_no_run
 from edgetx.runtimes.nvidia.library import Library
 
 if TYPE_CHECKING:
@@ -206,9 +206,7 @@ class EngineRuntime(Runtime):
                 continue
             if not self._loads(record.key, wanted, compute):
                 continue
-            problem = engine.problem
-            if problem is None and record.key.get("plugin", "none") != "none":
-                problem = why_no_plugin(self.library)
+            problem = engine.problem or why_no_run(record.key, self.library)
             if problem is None:
                 fitting.append(engine)
             else:

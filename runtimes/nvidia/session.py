@@ -14,11 +14,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgetx.core import Feeds, IOSpec, Session
-from edgetx.errors import EdgetxError, InputError, PackageError
+from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
 from edgetx.processors import numpy_dtype
 from edgetx.runtimes.nvidia import arrays, dlpack
 from edgetx.runtimes.nvidia import log as logs
 from edgetx.runtimes.nvidia.arrays import Located
+from edgetx.runtimes.nvidia.bodies import why_no_run
 from edgetx.runtimes.nvidia.cuda import Device, Gpu
 from edgetx.runtimes.nvidia.library import Library
 
@@ -31,12 +32,15 @@ class EngineSession(Session):
     """A package opened on an engine; see `edgetx.core.Session`. One run at a time; others wait."""
 
     def __init__(self, package: Package, engine: Engine, index: int, gpu: Gpu, library: Library) -> None:
+        key = {} if engine.record is None else engine.record.key
+        if (reason := why_no_run(key, library)) is not None:
+            raise UnavailableError(f"{engine.path.name} needs edgetx's plugins to run: {reason}")
         trt = library.load()
         self.io: IOSpec = package.io
         self.processor = package.processor
         self._gpu, self._index, self._library = gpu, index, library
         self._version = trt.__version__
-        self._engine_folder = engine
+        self._name, self._key = engine.path.name, key
         self._profiles = engine.profiles
         self._looks_for_nan = not package.is_stage
         self._lock = threading.Lock()
@@ -48,7 +52,7 @@ class EngineSession(Session):
         try:
             with self._device.current():
                 self._runtime = trt.Runtime(self._log)
-                if engine.record is not None and engine.record.key.get("plugin", "none") != "none":
+                if key.get("plugin", "none") != "none":
                     from edgetx.ops import plugin
 
                     plugin.load(trt, self._runtime.get_plugin_registry())
@@ -198,13 +202,12 @@ class EngineSession(Session):
 
     def describe(self) -> dict[str, str]:
         """See `edgetx.core.Session.describe`."""
-        record = self._engine_folder.record
-        key = {} if record is None else record.key
+        key = self._key
         facts = {
             "runtime": self._library.id,
             "engine": f"{self._library.title} {self._version}",
             "device": f"cuda:{self._index} ({self._gpu.name})",
-            "plan": self._engine_folder.path.name,
+            "plan": self._name,
             "bodies": key.get("bodies", "none"),
             "plugin": key.get("plugin", "none"),
         }

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+import edgetx
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.package import Case, IOEntry, Manifest, Package, create
 
@@ -84,3 +85,24 @@ def make_package(tmp_path: Path) -> MakePackage:
             return draft.publish()
 
     return make
+
+
+@pytest.fixture(scope="session")
+def swin(tmp_path_factory: pytest.TempPathFactory) -> Package:
+    """Two blocks, the second of them shifted: two bodies of one operator."""
+    torch = pytest.importorskip("torch")
+    from edgetx import _torchvision
+
+    _torchvision.install()
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    model = timm.models.SwinTransformer(
+        img_size=32,
+        strict_img_size=False,
+        window_size=4,
+        embed_dim=16,
+        depths=(2,),
+        num_heads=(2,),
+        num_classes=5,
+    ).eval()
+    return edgetx.export(model, output=tmp_path_factory.mktemp("packages") / "swin")

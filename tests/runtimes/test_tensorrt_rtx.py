@@ -38,27 +38,6 @@ needs_wheel = pytest.mark.skipif(
 SMALL = {"height": Range(32, 32, 64), "width": Range(32, 32, 64), "batch": Range(1, 1, 2)}
 
 
-@pytest.fixture(scope="module")
-def swin(tmp_path_factory: pytest.TempPathFactory) -> Package:
-    """Two blocks, the second of them shifted: two bodies of one operator."""
-    torch = pytest.importorskip("torch")
-    from edgetx import _torchvision
-
-    _torchvision.install()
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    model = timm.models.SwinTransformer(
-        img_size=32,
-        strict_img_size=False,
-        window_size=4,
-        embed_dim=16,
-        depths=(2,),
-        num_heads=(2,),
-        num_classes=5,
-    ).eval()
-    return edgetx.export(model, output=tmp_path_factory.mktemp("packages") / "swin")
-
-
 def graph(
     *nodes: Any, outputs: int = 1, dtype: int = TensorProto.FLOAT, constants: Any = ()
 ) -> onnx.ModelProto:
