@@ -26,6 +26,7 @@ _GUARDED = frozenset(("Div", "Reciprocal", "Log", "Pow"))
 _PASSES_GUARD = MOVES | {"Sqrt", "Max", "Clip", "Abs"}
 _GROWING = MOVES | {"Cast", "MatMul", "Gemm", "ReduceSum", "Concat", "Where"}
 _GROWING |= {"Abs", "Add", "Clip", "Div", "Max", "Mul", "Neg", "Pow", "Sqrt", "Sub"}
+_SCATTERS = frozenset(("ScatterElements", "ScatterND"))
 _LEARNED = frozenset(("MatMul", "Gemm", "Conv", "ConvTranspose", "Einsum", "Attention"))
 _INTEGERS = frozenset(
     (
@@ -92,6 +93,8 @@ def plan(model: ir.Model, ranges: Ranges) -> Plan:
 
 def _why_not(node: ir.Node, slots: Slots, ranges: Ranges) -> str | None:
     name = node.name or ""
+    if node.op_type in _SCATTERS and node.attributes.get_string("reduction", "none") != "none":
+        return "combines what lands in one place, which ONNX Runtime's CPU provider does not do in float16"
     for index in sorted(slots.inputs):
         value = node.inputs[index]
         assert value is not None

@@ -293,3 +293,19 @@ def test_command(pack: Pack, tmp_path: Path) -> None:
     again = run(app, ["convert", str(parent.path), "--force", "--json"])
     report = json.loads(again.stdout)
     assert report["manifest"]["conversion"]["safety"] == 8
+
+
+@pytest.mark.parametrize(("reduction", "kept"), [("none", False), ("add", True), ("max", True)])
+def test_what_scatters_into_one_place_stays_float32(pack: Pack, reduction: str, kept: bool) -> None:
+    nodes = [
+        node("Mul", ["x", "w"], ["m"]),
+        node("ScatterElements", ["zeros", "places", "m"], ["y"], axis=0, reduction=reduction),
+    ]
+    constants = {
+        "w": np.float32(0.5),
+        "zeros": np.zeros((2, 12), np.float32),
+        "places": np.array([[0, 1], [1, 0]]).repeat(6, 1),
+    }
+    made = edgetx.convert(pack(nodes, {"x": X}, {"y": (2, 12)}, constants))
+    assert ("ScatterElements" in reasons(made)) == kept
+    assert made.verdict is not None and made.verdict.passed

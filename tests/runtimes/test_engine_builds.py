@@ -168,23 +168,28 @@ def test_tuning_needs_the_gpu(swin: Package, classifier: Path) -> None:
         building.tune(swin, runtime="tensorrt_rtx", stage="backbone")
 
 
-def _exported(source: Any, folder: Path, **settings: Any) -> Package:
-    return edgetx.export(source, output=folder, pretrained=False, **settings)
-
-
 @needs_plugin
-@pytest.mark.slow
-def test_flatformer_with_group_attention_as_a_plugin(tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    from edgetx.exporters import flatformer
+def test_groups_become_a_plugin_layer(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from edgetx.ops import group_attention
+    from edgetx.ops.group_attention import GroupAttentionAttributes
 
-    package = edgetx.export(flatformer.flatformer_tiny(), output=tmp_path / "flatformer", split=True)
-    half = precision.convert(package)
-    ranges = {"pillars": Range(50, 500, 2000), "groups": Range(1, 10, 60)}
-    for each in (package, half):
-        symbols = {dim for spec in each.stage("backbone").io.inputs for dim in spec.shape}
-        chosen = {name: size for name, size in ranges.items() if name in symbols}
-        engine = edgetx.build(each, stage="backbone", compute=["8.9"], ranges=chosen, bodies="plugin")
-        groups = [one for one in fused.read(engine.path).network if one.operator == "GroupAttention"]
-        assert groups
-        assert all(one.plugin and not one.leftovers for one in groups)
+    class Net(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.qkv = torch.nn.Linear(16, 48)
+
+        def forward(self, x: Any, groups: Any, inverse: Any) -> Any:
+            q, k, v = self.qkv(x).split(16, -1)
+            return group_attention.apply(GroupAttentionAttributes(2), q, k, v, groups, inverse)
+
+    torch.manual_seed(0)
+    places = torch.randperm(20, dtype=torch.int32)
+    feeds = (torch.randn(20, 16), places.reshape(4, 5), places.argsort().int())
+    package = edgetx.export(Net().eval(), feeds, output=tmp_path / "groups")
+    for each in (package, precision.convert(package)):
+        engine = edgetx.build(each, compute=["8.9"], bodies="plugin")
+        (found,) = fused.read(engine.path).network
+        assert found.operator == "GroupAttention"
+        assert len(found.plugin) == 1
+        assert not found.leftovers

@@ -1,4 +1,4 @@
-"""TensorRT: versions, targets, keys and refusals. The library is not needed; nothing is built or run with it."""
+"""TensorRT: versions, targets, keys and refusals; nothing here needs the library, builds or runs."""
 
 from __future__ import annotations
 
@@ -98,9 +98,7 @@ def test_no_driver(classifier: Path, machine: Callable[..., None]) -> None:
     package = Package.open(classifier)
     assert "no NVIDIA GPU to run on here" in str(RUNTIME.why_not())
     assert "runs on NVIDIA GPUs, not on cpu" in str(RUNTIME.why_not(None, Target()))
-    with pytest.raises(
-        UnavailableError, match=r"builds on the GPU .* there is none here .* --runtime tensorrt_rtx"
-    ):
+    with pytest.raises(UnavailableError, match=r"there is none here .* --runtime tensorrt_rtx"):
         RUNTIME.build(package, engines.Request())
 
 
@@ -110,9 +108,7 @@ def test_targets(machine: Callable[..., None]) -> None:
     assert RUNTIME.targets(["portable"]) == ("portable",)
     with pytest.raises(InputError, match=r"here is Orin \(8.7\), wanted 8.9; .* --runtime tensorrt_rtx"):
         RUNTIME.targets(["8.9"])
-    with pytest.raises(
-        InputError, match=r"does not support compute capability 6.1; accepted: 7.5, .* runtime ort"
-    ):
+    with pytest.raises(InputError, match=r"not support compute capability 6.1; accepted: .* runtime ort"):
         RUNTIME.targets(["6.1"])
     with pytest.raises(InputError, match="cannot read the compute capability 'orin'"):
         RUNTIME.targets(["orin"])
@@ -139,7 +135,8 @@ def test_the_key_names_gpu_driver_and_bodies(machine: Callable[..., None], swin:
         "profiles": "batch 1:1:8",
     }
     assert bodies.available(half, versions.LIBRARY)["attention"] == (
-        "TensorRT 10.3.0 does not take the ONNX operator Attention; 10.14 and later do; give --bodies primitive"
+        "TensorRT 10.3.0 does not take the ONNX operator Attention; 10.14 and later do; "
+        "give --bodies primitive"
     )
     machine(ORIN, version="10.14.1")
     assert RUNTIME.key(half, ("8.7",), ())["bodies"].startswith("attention of")
