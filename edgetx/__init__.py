@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from edgetx.precision import convert
     from edgetx.restoration import restore
     from edgetx.runtimes import load
+    from edgetx.servers import to_triton
     from edgetx.verification import verify
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ _HOME = {
     "export": "pipeline",
     "load": "runtimes",
     "restore": "restoration",
+    "to_triton": "servers",
     "verify": "verification",
 }
 
@@ -61,6 +63,7 @@ __all__ = [
     "export",
     "load",
     "restore",
+    "to_triton",
     "verify",
 ]
 

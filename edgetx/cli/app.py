@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from edgetx import __version__
 from edgetx.cli import build as building
-from edgetx.cli import check, describe, make, profile
+from edgetx.cli import check, describe, make, profile, triton
 from edgetx.cli import convert as conversion
 from edgetx.cli import device as devices
 from edgetx.cli import run as running
@@ -120,6 +120,7 @@ app.command()(check.verify)
 app.command()(check.bench)
 app.command()(running.run)
 app.command("profile-data")(profile.profile_data)
+app.command("to-triton")(triton.to_triton)
 app.command()(describe.inspect)
 app.command("list")(describe.list_)
 app.command()(describe.doctor)
