@@ -16,6 +16,7 @@ from edgetx.cli import check, describe, make, profile, triton
 from edgetx.cli import convert as conversion
 from edgetx.cli import device as devices
 from edgetx.cli import run as running
+from edgetx.cli import sweep as sweeping
 from edgetx.cli.console import say
 from edgetx.errors import EdgetxError
 
@@ -119,6 +120,7 @@ app.command()(conversion.convert)
 app.command()(check.verify)
 app.command()(check.bench)
 app.command()(running.run)
+app.command()(sweeping.sweep)
 app.command("profile-data")(profile.profile_data)
 app.command("to-triton")(triton.to_triton)
 app.command()(describe.inspect)

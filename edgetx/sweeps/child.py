@@ -1,0 +1,171 @@
+"""The other side of `isolation`: `python -m edgetx.sweeps.child FOLDER` does `task.json` there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edgetx.core import Target
+from edgetx.errors import EdgetxError, InputError
+from edgetx.sweeps.isolation import GRACE, Outcome
+from edgetx.sweeps.plan import Accuracy, Measure, feeds
+
+Progress = Callable[[str], None]
+
+
+class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Make the package `output`: export a SOURCE, or convert another package."""
+
+    output: str
+    source: str | None = None
+    pretrained: bool | None = None
+    package: str | None = None
+    precision: str = "float32"
+
+
+class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Task accuracy of a package on a data set."""
+
+    package: str
+    runtime: str | None
+    device: str
+    accuracy: Accuracy
+
+
+class Run(msgspec.Struct, frozen=True, kw_only=True, tag=True):
+    """Verify and measure a package at one shape on one device."""
+
+    package: str
+    runtime: str | None
+    device: str
+    shape: dict[str, int]
+    measure: Measure
+    limit: float
+
+
+Task = Prepare | Score | Run
+
+
+def do(task: Task, progress: Progress) -> Any:
+    """The task's answer, which JSON can hold.
+
+    Raises:
+        EdgetxError: why it cannot be done.
+    """
+    if isinstance(task, Prepare):
+        return _prepare(task, progress)
+    if isinstance(task, Score):
+        return _score(task, progress)
+    return _run(task, progress)
+
+
+def _prepare(task: Prepare, progress: Progress) -> None:
+    if task.source is not None:
+        from edgetx import pipeline
+
+        pipeline.export(
+            task.source, output=task.output, pretrained=task.pretrained, force=True, progress=progress
+        )
+    else:
+        from edgetx import precision
+
+        assert task.package is not None
+        precision.convert(
+            task.package, precision=task.precision, output=task.output, force=True, progress=progress
+        )
+
+
+def _score(task: Score, progress: Progress) -> float | None:
+    from edgetx import dataset
+
+    found = dataset.evaluate(
+        task.package,
+        task.accuracy.dataset,
+        runtime=task.runtime,
+        target=Target(device=task.device),
+        limit=task.accuracy.limit,
+        progress=progress,
+    )
+    if found.failed:
+        raise InputError(f"{found.failed[0].name}: {found.failed[0].error}")
+    if found.package is None:
+        return None
+    return float(found.package.top1 if isinstance(found, dataset.Classification) else found.package.psnr)
+
+
+def _run(task: Run, progress: Progress) -> Any:
+    from edgetx.benchmark import feeds as arrays
+    from edgetx.devices import job, registry, remote
+    from edgetx.package import Package
+
+    name, processor = registry.split(task.device)
+    options = {"runs": task.measure.runs, "rounds": task.measure.rounds, "warmup": task.measure.warmup}
+    with tempfile.TemporaryDirectory(prefix="edgetx-cell-") as folder:
+        given = None
+        if task.shape:
+            given = str(Path(folder) / "feeds.npz")
+            arrays.save(given, feeds(Package.open(task.package), task.shape))
+        request = job.Request(
+            packages=[task.package],
+            runtimes=[] if task.runtime is None else [task.runtime],
+            target=Target(device=processor, threads=task.measure.threads),
+            feeds=given,
+            options=options if given else {**options, "stages": False},
+            limit=task.limit,
+        )
+        if name is None:
+            return job.run(request, progress)
+        return asyncio.run(remote.measure(registry.get(name), request, progress)).result
+
+
+def _watch() -> None:
+    """End this process when its parent is gone: first politely, so that workers and devices are let go."""
+    while os.read(0, 1):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    if hasattr(os, "killpg"):
+        os.killpg(os.getpid(), signal.SIGKILL)
+    os._exit(1)
+
+
+def main(folder: Path) -> None:
+    """Do the task of a folder and leave `answer.json` there."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    threading.Thread(target=_watch, daemon=True).start()
+    # What libraries print must not look like a step.
+    steps, sys.stdout = sys.stdout, sys.stderr
+
+    def tell(step: str) -> None:
+        print(step, file=steps, flush=True)
+
+    try:
+        outcome = Outcome(status="done", answer=do(_task(folder), tell))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except EdgetxError as error:
+        outcome = Outcome(status="failed", error=str(error))
+    except Exception as error:
+        outcome = Outcome(status="failed", error=f"unexpected {type(error).__name__}: {error}")
+    draft = folder / "answer.json.new"
+    draft.write_bytes(msgspec.json.encode(outcome))
+    draft.replace(folder / "answer.json")
+
+
+def _task(folder: Path) -> Task:
+    task: Task = msgspec.json.decode((folder / "task.json").read_bytes(), type=Task)
+    return task
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
