@@ -31,6 +31,8 @@ COMMANDS = (
     "run",
     "convert",
     "build",
+    "sweep",
+    "device",
     "profile-data",
     "inspect",
     "list",

@@ -100,7 +100,7 @@ def test_precisions_are_converted_once(write, classifier, tmp_path):
     assert lines.count("preparing classifier float16") == 1
     half = [line.figures for line in made.cells if line.cell.precision == "float16"]
     full = [line.figures for line in made.cells if line.cell.precision == "float32"]
-    assert half[0].error > full[0].error
+    assert half[0].size != full[0].size
     assert [each.suffix for each in (tmp_path / "sweep.sweep" / "packages").iterdir()] == [".edgetx"]
 
 
@@ -127,10 +127,10 @@ def test_model_that_hangs_and_process_that_crashes(write, classifier, endless):
 def test_killed_sweep_leaves_no_process_behind(write, endless):
     file = write(f'models = ["{endless}"]')
     with subprocess.Popen(**command(file)) as process:
-        assert process.stderr is not None
-        while "replaying" not in process.stderr.readline():
-            pass
-        assert len(children_of_sweeps()) == 1
+        deadline = time.monotonic() + 60
+        while not children_of_sweeps():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
         with pytest.raises(InputError, match="another process works on the sweep"):
             sweeps.sweep(file)
         process.kill()
@@ -151,7 +151,7 @@ def test_sweep_that_is_killed_five_times(write, variants):
         process = subprocess.Popen(**command(file))
         reader = threading.Thread(target=process.communicate)
         reader.start()
-        time.sleep(moments.uniform(0.5, 6))
+        time.sleep(moments.uniform(0.4, 2.2))
         if process.poll() is None:
             process.kill()
             killed += 1
@@ -159,7 +159,7 @@ def test_sweep_that_is_killed_five_times(write, variants):
         if process.returncode == 0:
             break
     made = sweeps.sweep(file)
-    assert killed >= 3, "the sweep was over before it could be killed"
+    assert killed == 5, "the sweep was over before it could be killed"
     entries, _ = parse(plan_folder(file) / "journal.jsonl")
     ended = Counter(each.cell for each in entries if each.event == "end")
     assert ended == Counter(cell.id for cell in plan.cells(file, plan.read(file)))
@@ -170,6 +170,7 @@ def plan_folder(file: Path) -> Path:
     return file.with_suffix(".sweep")
 
 
+@pytest.mark.slow
 def test_ray(write, classifier):
     pytest.importorskip("ray", reason="Ray is a large download: pip install 'edgetx[ray]'")
     file = write('models = ["classifier"]\nshapes = [{}, {batch = 2}]')
