@@ -75,7 +75,7 @@ def run(request: Request, progress: Progress) -> Result:
         package = Package.open(path)
         named: list[str | None] = [*request.runtimes] or [None]
         for runtime in named:
-            _build(package, runtime, progress)
+            _build(package, runtime, request.target, progress)
             progress(f"replaying the golden inputs of {package.name}")
             verdict = verification.verify(package, runtime=runtime, target=request.target)
             verdicts.append(VerdictEntry.of(verdict))
@@ -84,12 +84,13 @@ def run(request: Request, progress: Progress) -> Result:
     return Result(verdicts=verdicts, report=_measure(request, progress))
 
 
-def _build(package: Package, runtime: str | None, progress: Progress) -> None:
+def _build(package: Package, runtime: str | None, target: Target, progress: Progress) -> None:
     """An engine for this machine, where the runtime runs engines; one that is in the cache stays."""
     if runtime is None or type(runtimes.get(runtime)).build is Runtime.build:
         return
     progress(f"building an engine of {package.name} for {runtime}, unless it is there")
-    building.ensure(package, runtime=runtime, stage=None, request=BuildRequest(), progress=progress)
+    wanted = BuildRequest(device=int(target.device.partition(":")[2] or 0))
+    building.ensure(package, runtime=runtime, stage=None, request=wanted, progress=progress)
 
 
 def _measure(request: Request, progress: Progress) -> benchmark.BenchReport:
