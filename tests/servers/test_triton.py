@@ -252,6 +252,16 @@ def test_without_golden_inputs_there_is_no_warm_up(make: Make, tmp_path: Path) -
     assert any("there is no warm-up: " in note for note in entry.notes)
 
 
+def test_without_the_definitions_a_line_says_so(
+    scaled: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pbtxt, "_definitions", lambda: None)
+    entry = to_triton(scaled, tmp_path / "repo")
+    assert any("not held against" in note and "pip install 'edgetx[triton]'" in note for note in entry.notes)
+    with pytest.raises(UnavailableError, match="tritonclient"):
+        pbtxt.parse(entry.config)
+
+
 # Versions, and what is there already.
 
 
