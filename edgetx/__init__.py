@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgetx.package import Package
     from edgetx.pipeline import deploy, export
     from edgetx.precision import convert
+    from edgetx.quantization import quantize
     from edgetx.restoration import restore
     from edgetx.runtimes import load
     from edgetx.servers import to_triton
@@ -42,6 +43,7 @@ _HOME = {
     "deploy": "pipeline",
     "export": "pipeline",
     "load": "runtimes",
+    "quantize": "quantization",
     "restore": "restoration",
     "to_triton": "servers",
     "verify": "verification",
@@ -62,6 +64,7 @@ __all__ = [
     "deploy",
     "export",
     "load",
+    "quantize",
     "restore",
     "to_triton",
     "verify",

@@ -88,8 +88,13 @@ class Sets(Protocol):
 
 
 def tolerance_of(package: Package) -> float:
-    """The largest accepted absolute error of outputs of order 1, by the package's precision."""
-    return TOLERANCE[package.manifest.precision]
+    """The largest accepted absolute error of outputs of order 1, by the package's precision.
+
+    That of a quantised package is its own: what it showed when it was judged to be within its budget, with a
+    margin (see `edgetx.quantize`).
+    """
+    quantization = package.manifest.quantization
+    return TOLERANCE[package.manifest.precision] if quantization is None else quantization.tolerance
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +111,9 @@ def images_of(package: Package) -> dict[str, ImageOutput]:
     if not isinstance(processor, ImageRestoration):
         return {}
     name = processor.output if processor.output is not None else package.io.outputs[0].name
-    white = processor.value_range
-    return {name: ImageOutput(white, white * IMAGE_TOLERANCE[package.manifest.precision])}
+    white, quantization = processor.value_range, package.manifest.quantization
+    share = IMAGE_TOLERANCE[package.manifest.precision] if quantization is None else quantization.tolerance
+    return {name: ImageOutput(white, white * share)}
 
 
 def compare(

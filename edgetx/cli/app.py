@@ -15,6 +15,7 @@ from edgetx.cli import build as building
 from edgetx.cli import check, describe, make, profile, triton
 from edgetx.cli import convert as conversion
 from edgetx.cli import device as devices
+from edgetx.cli import quantize as quantization
 from edgetx.cli import run as running
 from edgetx.cli import sweep as sweeping
 from edgetx.cli.console import say
@@ -117,6 +118,7 @@ app.command()(make.deploy)
 app.command()(make.export)
 app.command()(building.build)
 app.command()(conversion.convert)
+app.command()(quantization.quantize)
 app.command()(check.verify)
 app.command()(check.bench)
 app.command()(running.run)

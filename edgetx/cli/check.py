@@ -15,10 +15,14 @@ from edgetx.cli.make import parity
 from edgetx.core import Target
 from edgetx.errors import InputError
 
+MAX_DROP = 0.01
+"""Accepted loss of task accuracy against PyTorch, in dB or percentage points."""
+
 if TYPE_CHECKING:
     from edgetx.core import Verdict
     from edgetx.dataset import Classification, Restoration
     from edgetx.dataset.restoration import Quality
+    from edgetx.package import Package
     from edgetx.verification import ModuleError
 
 
@@ -39,13 +43,14 @@ def verify(
         int | None, typer.Option("--limit", min=1, help="Only the data set's first so many pictures.")
     ] = None,
     max_drop: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--max-drop",
             min=0,
-            help="Accepted loss against PyTorch: dB on any pair of pictures, percentage points of accuracy.",
+            help="Accepted loss against PyTorch: dB on any pair of pictures, percentage points of accuracy; "
+            "default 0.01, a quantised package's budget.",
         ),
-    ] = 0.01,
+    ] = None,
     runtime: options.Runtime = None,
     device: options.Device = "cpu",
     threads: options.Threads = 0,
@@ -80,13 +85,14 @@ def verify(
                 opened, dataset, runtime=runtime, target=target, limit=limit, progress=progress
             )
     passed = verdict.passed and (chain is None or chain.passed) and all(each.passed for each in modules)
+    allowed = max_drop if max_drop is not None else _allowed(opened)
     if accuracy is not None:
-        passed = passed and not accuracy.failed and not accuracy.worse(max_drop)
+        passed = passed and not accuracy.failed and not accuracy.worse(allowed)
     if json:
         report: dict[str, Any] = {"passed": passed, "verdict": verdict}
         report |= {"stages": chain} if chain is not None else {}
         report |= {"modules": modules} if per_module else {}
-        emit_json(report if accuracy is None else report | {"dataset": accuracy, "max_drop": max_drop})
+        emit_json(report if accuracy is None else report | {"dataset": accuracy, "max_drop": allowed})
     else:
         _show_verdict(verdict)
         if chain is not None:
@@ -94,9 +100,16 @@ def verify(
         if per_module:
             _show_modules(modules)
         if accuracy is not None:
-            _show_accuracy(accuracy, max_drop)
+            _show_accuracy(accuracy, allowed)
     if not passed:
         raise typer.Exit(1)
+
+
+def _allowed(package: Package) -> float:
+    """The accepted loss of task accuracy: what its budget accepts, of a quantised package."""
+    quantization = package.manifest.quantization
+    metric, _, bound = (quantization.budget if quantization is not None else "").partition(">=")
+    return -float(bound) if metric in ("psnr", "top1", "top5") else MAX_DROP
 
 
 def _show_verdict(verdict: Verdict) -> None:

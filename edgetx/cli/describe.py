@@ -40,6 +40,8 @@ def _inspect_package(path: Path, json: bool) -> None:
     from edgetx.benchmark.report import size
     from edgetx.cli.convert import facts, show_conversion
     from edgetx.cli.make import parity
+    from edgetx.cli.quantize import facts as quantization_facts
+    from edgetx.cli.quantize import show_layers
     from edgetx.package import Package
 
     package = Package.open(path)
@@ -77,6 +79,7 @@ def _inspect_package(path: Path, json: bool) -> None:
             else [("parity of stages", parity(manifest.stages_verdict.to_core()))]
         ),
         *([] if manifest.conversion is None else facts(manifest.conversion)),
+        *([] if manifest.quantization is None else quantization_facts(manifest.quantization)),
         *[(f"file {name}", size(entry.size)) for name, entry in manifest.files.items()],
         ("written by", f"edgetx {manifest.edgetx_version}, {manifest.created}"),
         *[("note", note) for note in manifest.notes],
@@ -84,6 +87,8 @@ def _inspect_package(path: Path, json: bool) -> None:
     show_facts(rows)
     if manifest.conversion is not None:
         show_conversion(manifest.conversion)
+    if manifest.quantization is not None:
+        show_layers(manifest.quantization)
 
 
 def _stage(io: IOSpec) -> str:

@@ -87,7 +87,7 @@ def _check(folder: Path) -> None:
         raise InputError(f"data set {folder} {what}; give the folder that holds the pictures' folders")
 
 
-def _pictures(folder: Path) -> list[Path]:
+def pictures(folder: Path) -> list[Path]:
     """The picture files directly inside, by name; hidden ones are none."""
     return sorted(
         path
@@ -108,7 +108,7 @@ def _role(folder: Path, patterns: Sequence[str], scale: int) -> Path | None:
                 if path.is_dir()
                 and (path.name.lower() == part or (not depth and path.name.lower().endswith(f"_{part}")))
             ]
-        candidates = [path for path in candidates if _pictures(path)]
+        candidates = [path for path in candidates if pictures(path)]
         if len(candidates) > 1:
             raise InputError(
                 f"{folder} holds {' and '.join(path.name for path in candidates)}, which both fit {pattern}; "
@@ -122,7 +122,7 @@ def _role(folder: Path, patterns: Sequence[str], scale: int) -> Path | None:
 def _by_name(folder: Path, shared: Callable[[str], str]) -> dict[str, Path]:
     """Pictures by the name that both halves of a pair have: `shared` of the file's, without its role."""
     named: dict[str, Path] = {}
-    for path in _pictures(folder):
+    for path in pictures(folder):
         name = shared(re.sub(rf"[_-](?:{_ROLE})$", "", path.stem.lower()))
         if name in named:
             raise InputError(
@@ -151,7 +151,7 @@ def labelled(folder: Path, labels: Sequence[str] | None, classes: int | None) ->
     count = classes if classes is not None else len(labels) if labels is not None else None
     found: list[Labelled] = []
     for directory in sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] != "."):
-        files = _pictures(directory)
+        files = pictures(directory)
         if not files:
             continue
         label = indices.get(_plain(directory.name))

@@ -97,13 +97,13 @@ class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             outputs=tuple(
                 OutputVerdictEntry(
                     name=output.name,
-                    max_abs=_to_json(output.max_abs),
-                    max_rel=_to_json(output.max_rel),
-                    cosine=_to_json(output.cosine),
-                    tolerance=_to_json(output.tolerance),
+                    max_abs=to_json(output.max_abs),
+                    max_rel=to_json(output.max_rel),
+                    cosine=to_json(output.cosine),
+                    tolerance=to_json(output.tolerance),
                     passed=output.passed,
-                    psnr=None if output.psnr is None else _to_json(output.psnr),
-                    ssim=None if output.ssim is None else _to_json(output.ssim),
+                    psnr=None if output.psnr is None else to_json(output.psnr),
+                    ssim=None if output.ssim is None else to_json(output.ssim),
                 )
                 for output in verdict.outputs
             ),
@@ -138,7 +138,8 @@ def _tensor_entry(tensor: TensorSpec) -> TensorEntry:
     return TensorEntry(name=tensor.name, dtype=tensor.dtype, shape=tensor.shape)  # type: ignore[arg-type]
 
 
-def _to_json(number: float) -> Number:
+def to_json(number: float) -> Number:
+    """JSON has no NaN and no infinity."""
     number = float(number)
     return number if math.isfinite(number) else str(number)  # type: ignore[return-value]
 
@@ -232,3 +233,63 @@ class ConversionEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_
     modules: tuple[RangeOfModule, ...] = ()
     kept: tuple[KeptEntry, ...] = ()
     rounded: VerdictEntry | None = None
+
+
+class LayerEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """A matrix product with constant weights, and what quantising it alone does to the deciding data.
+
+    Attributes:
+        node: its name in the graph.
+        module: the PyTorch module that it belongs to; `""` is the model itself.
+        quantized: whether it takes 8-bit numbers.
+        sqnr: dB, the float32 package's outputs over the error of quantising it alone; the lowest of some
+            samples.
+        change: what it alone does to the budget's metric.
+        saved_seconds: on the machine that quantised, ONNX Runtime's CPU provider; None where none was timed.
+        saved_bytes: of weights.
+    """
+
+    node: str
+    module: str
+    quantized: bool
+    sqnr: Number
+    change: Number
+    saved_seconds: float | None = None
+    saved_bytes: int
+
+
+class QuantizationEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """How a package of 8-bit matrix products was made from one in float32.
+
+    Attributes:
+        parent: the name of that package's model.
+        parent_sha256: of its model.onnx.
+        calibration: how ranges of activations were found: `minmax`, `percentile` or `entropy`.
+        data: what the calibration data were: `pairs`, `labelled`, `pictures` or `arrays`.
+        deciding: how many samples gave ranges and sensitivities and chose the layers.
+        judging: how many others gave `before`, `after`, `change` and `sqnr`.
+        budget: such as `psnr>=-0.1`.
+        before: PSNR in dB or accuracy in percent of the float32 package; None where the budget bounds `sqnr`.
+        after: of this one.
+        change: the number that the budget bounds.
+        sqnr: dB, the lowest over the judging samples.
+        tolerance: what `edgetx verify` accepts: times 1, for outputs of order 1, as `edgetx.verification`
+            has it for other precisions.
+        layers: all that could be quantised, the most harmful first.
+        ran_on: what judged.
+    """
+
+    parent: str
+    parent_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    calibration: Literal["minmax", "percentile", "entropy"]
+    data: Literal["pairs", "labelled", "pictures", "arrays"]
+    deciding: Positive
+    judging: Positive
+    budget: Annotated[str, msgspec.Meta(pattern="^(psnr|top1|top5|sqnr)>=-?[0-9.e-]+$")]
+    before: Number | None = None
+    after: Number | None = None
+    change: Number
+    sqnr: Number
+    tolerance: Annotated[float, msgspec.Meta(gt=0)]
+    layers: tuple[LayerEntry, ...]
+    ran_on: dict[str, str]

@@ -19,6 +19,7 @@ from edgetx.package._entries import (
     IOEntry,
     Positive,
     ProfileEntry,
+    QuantizationEntry,
     RangeEntry,
     StageEntry,
     SymbolEntry,
@@ -47,7 +48,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         io: inputs, outputs and the range of each symbol.
         opset: of the graph's default domain.
         bodies: the operators' body variant; `none` where the graph has no edgetx operators or no bodies.
-        precision: the dtype that the graph computes in.
+        precision: the dtype that the graph computes in; `int8` or `fp8` where matrix products take such
+            numbers and all else is float32.
         processor: `processors.to_dict`, or None.
         operators: how many nodes of each edgetx operator the graph has.
         replaced: the PyTorch modules that those operators stand for.
@@ -56,6 +58,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         stages_verdict: of the stages, run one after the other, at export time.
         profiles: ranges of the sizes of real inputs, smallest first (`edgetx profile-data`).
         conversion: how the package was made from one of another precision; None where it was exported.
+        quantization: how its products became 8-bit ones; there exactly if `precision` is `int8` or `fp8`.
         notes: for the reader.
         files: by path relative to the package, with forward slashes.
     """
@@ -79,6 +82,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     stages_verdict: VerdictEntry | None = None
     profiles: tuple[ProfileEntry, ...] = ()
     conversion: ConversionEntry | None = None
+    quantization: QuantizationEntry | None = None
     notes: tuple[str, ...] = ()
     files: dict[str, FileEntry] = {}
 
@@ -185,8 +189,19 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
                 profile.to_core()
             except InputError as error:
                 raise PackageError(f"{path.name}: field profiles[{index}]: {error} (in {path})") from error
+        if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
+            raise PackageError(
+                f"{path.name}: field quantization: expected with precision int8 or fp8 and with no "
+                "other, got "
+                f"{'one' if self.quantization else 'none'} with {self.precision} (in {path})"
+            )
         if (reason := self._why_no_chain()) is not None:
             raise PackageError(f"{path.name}: field {reason} (in {path})")
+
+    @property
+    def operator_precision(self) -> str:
+        """The dtype that edgetx operators take: float32 beside 8-bit matrix products."""
+        return self.precision if self.quantization is None else "float32"
 
     def _why_no_chain(self) -> str | None:
         """Why the stages, one after the other, are not the whole; None if they are or there are none."""

@@ -85,11 +85,11 @@ def convert(
             f"converting a package needs onnx_ir and onnx ({error}); pip install edgetx[export,ort]"
         ) from error
     opened = package if isinstance(package, Package) else Package.open(package)
-    folder = Path(output) if output is not None else _beside(opened.path, precision)
+    folder = Path(output) if output is not None else beside(opened.path, precision)
     _check(opened, folder)
     cases = opened.golden()
     inputs = [case.inputs for case in cases]
-    _check_finite(opened, cases)
+    check_finite(opened, cases)
     with packages.create(folder, force=force) as draft:
         parts = [_convert_graph(opened, inputs, draft.path, progress)]
         if opened.stages:
@@ -141,7 +141,8 @@ class _Part:
     rounded: list[dict[str, Any]]
 
 
-def _beside(path: Path, precision: str) -> Path:
+def beside(path: Path, precision: str) -> Path:
+    """The default place of a package made of another one: NAME.PRECISION.edgetx."""
     return path.with_name(f"{path.stem}.{precision}{path.suffix or '.edgetx'}")
 
 
@@ -155,7 +156,12 @@ def _check(package: Package, folder: Path) -> None:
         raise InputError(f"{folder} is the package to convert, which stays; choose another output folder")
 
 
-def _check_finite(package: Package, cases: Sequence[packages.Case]) -> None:
+def check_finite(package: Package, cases: Sequence[packages.Case]) -> None:
+    """See that golden cases can judge.
+
+    Raises:
+        PackageError: NaN among them; names the tensor.
+    """
     import numpy as np
 
     for index, case in enumerate(cases):
@@ -177,13 +183,14 @@ def _convert_graph(
     from edgetx.precision import _graph, _observe, _plan, _table
 
     model = ir.load(package.model_path)
+    ir.external_data.load_to_model(model)  # what stays float32 would else point to the other package's file
     _graph.prepare(model)
     ranges = _observe.observe(model, feeds, progress=progress)
     plan = _plan.plan(model, ranges)
     variant = package.manifest.bodies
     bodies = None if variant == "none" else variant
     progress("writing the float16 graph")
-    _save(_graph.to_half(model, plan, bodies), folder / package.graph)
+    save(_graph.to_half(model, plan, bodies), folder / package.graph)
     outputs: list[dict[str, Any]] = []
     if package.graph == MODEL:
         progress("running it with every value rounded")
@@ -197,7 +204,8 @@ def _convert_graph(
     )
 
 
-def _save(model: ir.Model, path: Path) -> None:
+def save(model: ir.Model, path: Path) -> None:
+    """Write a graph; large weights go to a file beside it."""
     import onnx_ir as ir
 
     constants = [value.const_value for value in model.graph.initializers.values()]

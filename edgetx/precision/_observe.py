@@ -108,7 +108,7 @@ def run(
         PackageError: ONNX Runtime cannot run it.
         UnavailableError: there is no ONNX Runtime.
     """
-    session = _open(model, kernels)
+    session = open_graph(model, kernels)
     names = [output.name or "" for output in model.graph.outputs]
     try:
         return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
@@ -116,7 +116,18 @@ def run(
         raise PackageError(f"ONNX Runtime cannot run the graph: {_first_line(error)}") from error
 
 
-def _open(model: ir.Model, kernels: str | None = None) -> Any:
+def open_graph(model: ir.Model, kernels: str | None = None, *, profile: str | None = None) -> Any:
+    """An `onnxruntime.InferenceSession` of `model` on the CPU.
+
+    Args:
+        model: stays as it is.
+        kernels: a library of custom operators.
+        profile: a path without suffix, to which the times of nodes are written.
+
+    Raises:
+        PackageError: ONNX Runtime cannot load it.
+        UnavailableError: there is no ONNX Runtime.
+    """
     try:
         import onnxruntime
     except ImportError as error:
@@ -126,6 +137,8 @@ def _open(model: ir.Model, kernels: str | None = None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.enable_mem_pattern = False
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, profile
     if kernels is not None:
         options.register_custom_ops_library(kernels)
     with tempfile.TemporaryDirectory(prefix="edgetx-") as folder:
@@ -188,7 +201,7 @@ class _Probes:
             if node is not None and value is node.outputs[0]:
                 self._observe_node(node, owner or node.name or "")
         passes.RemoveUnusedNodesPass()(model)
-        self._session = _open(model)
+        self._session = open_graph(model)
 
     def record(self, feed: Mapping[str, Any], ranges: Ranges) -> None:
         """Run once and merge what is seen into `ranges`."""

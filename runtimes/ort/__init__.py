@@ -126,7 +126,7 @@ class OrtRuntime(Runtime):
         kind, _ = parse_device(target.device)
         if kind != "cpu":
             return f"edgetx's ONNX Runtime kernels are for the CPU, not for {kind}"
-        precision = package.manifest.precision
+        precision = package.manifest.operator_precision
         if precision not in KERNEL_PRECISIONS:
             return (
                 f"edgetx's kernels take {', '.join(KERNEL_PRECISIONS)}, the package computes in {precision}"
