@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 import edgetx
 from edgetx.cli.app import app
 from edgetx.errors import InputError, PackageError, VerificationError
-from edgetx.package import Package
+from edgetx.package import Package, create
 from edgetx.precision import _plan
 
 Pack = Callable[..., Package]
@@ -68,6 +68,23 @@ def test_a_plain_graph_is_all_float16(pack: Pack) -> None:
         parent.manifest.files["model.onnx"].sha256,
     )
     assert conversion.modules[0].largest == 11.5
+    assert edgetx.verify(made).passed
+
+
+def test_weights_beside_the_graph_are_taken_along(pack: Pack, tmp_path: Path) -> None:
+    nodes, constants = affine()
+    parent = pack(nodes, {"x": X}, {"y": (2, 12)}, {**constants, "w": np.full(12, 1e6, np.float32)})
+    model = onnx.load(parent.model_path)
+    with create(tmp_path / "beside.edgetx") as draft:
+        onnx.save(
+            model, draft.model_path, save_as_external_data=True, location="model.onnx.data", size_threshold=0
+        )
+        draft.save_golden(parent.golden())
+        draft.seal(parent.manifest)
+        beside = draft.publish()
+    made = edgetx.convert(beside)
+    assert reasons(made)["Mul"] == "a constant of 1e+06, beyond float16"
+    assert sorted(path.name for path in made.path.iterdir()) == ["golden.npz", "manifest.json", "model.onnx"]
     assert edgetx.verify(made).passed
 
 
