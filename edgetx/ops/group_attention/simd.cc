@@ -59,24 +59,27 @@ class Worker {
     const Query* queries = plan_.queries.data() + chunk.begin;
     const size_t count = chunk.end - chunk.begin;
     const float scale = plan_.attributes.scale;
-    head_.SetQueries(count, [&](size_t i, float* to) {
-      CopyRow(Row(plan_.tensors.q, queries[i].token, head, d_), d_, scale, to);
+    head_.template SetQueries<false>(count, scale, [&](size_t i, float factor, float* to) {
+      CopyRow(Row(plan_.tensors.q, queries[i].token, head, d_), d_, factor, to);
     });
-    head_.SetKeys(count_,
-                  [&](size_t j, float* to) { CopyRow(Row(plan_.tensors.k, keys_[j], head, d_), d_, 1.0f, to); });
-    head_.SetValues(
-        [&](size_t j, float* to) { CopyRow(Row(plan_.tensors.v, keys_[j], head, dv_), dv_, 1.0f, to); });
+    head_.template SetKeys<false>(
+        count_, [&](size_t j, float* buffer) { return Key(Row(plan_.tensors.k, keys_[j], head, d_), buffer); });
+    head_.SetValues([&](size_t j, float factor, float* to) {
+      CopyRow(Row(plan_.tensors.v, keys_[j], head, dv_), dv_, factor, to);
+    });
     T* output = static_cast<T*>(plan_.tensors.output);
     for (size_t i = 0; i < count; ++i) {
       rows_[i] = output + (static_cast<size_t>(queries[i].output) * heads_ + head) * dv_;
     }
-    head_.Attend(attention::Addends(), rows_);
+    head_.Attend(attention::Addends(), rows_, [](size_t, size_t) {});
   }
 
   // A head's part of a token's row.
   const T* Row(const void* tensor, int32_t token, size_t head, size_t size) const {
     return static_cast<const T*>(tensor) + (static_cast<size_t>(token) * heads_ + head) * size;
   }
+
+  const float* Key(const T* row, float* buffer) const { return attention::HWY_NAMESPACE::Readable(row, d_, buffer); }
 
   const Plan& plan_;
   const size_t heads_, d_, dv_;

@@ -5,7 +5,9 @@
 namespace edgetx::attention {
 namespace {
 
+// The logits of a group take half of a 32 KB first-level cache.
 constexpr size_t kLogits = 4096;
+constexpr size_t kLeastGroup = 12;
 
 size_t RoundUp(size_t count, size_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
@@ -13,24 +15,30 @@ size_t RoundUp(size_t count, size_t multiple) { return (count + multiple - 1) / 
 
 Layout::Layout(size_t most_queries, size_t most_keys, size_t head_size_given, size_t value_size_given)
     : head_size(head_size_given), value_size(value_size_given) {
-  key_stride = RoundUp(head_size, 4);
+  // Rows are written in whole vectors.
+  query_stride = RoundUp(head_size, kMaxLanes);
   value_stride = RoundUp(value_size, kMaxLanes);
   logit_stride = RoundUp(most_keys, kMaxLanes);
-  // The logits of a group take half of a 32 KB first-level cache.
-  group = std::clamp<size_t>(kLogits / std::max<size_t>(logit_stride, 1), kMaxRows, RoundUp(most_queries, kMaxRows));
+  // Rows a multiple of 1 KB apart share a few lines of the cache.
+  if (logit_stride % 256 == 0) logit_stride += kMaxLanes;
+  group = std::min(std::max(kLogits / logit_stride, kLeastGroup), most_queries);
+  group_stride = RoundUp(group, kMaxLanes);
   const auto take = [this](size_t floats) {
     const size_t start = bytes;
     bytes = RoundUp(start + floats * sizeof(float), 64);
     return start;
   };
-  // Rows are written in whole vectors: the last one may reach past its end.
-  queries = take(most_queries * head_size + kMaxLanes);
-  keys = take(kMaxLanes * key_stride + kMaxLanes);
-  panels = take(logit_stride * key_stride);
+  // Some steps take four rows at once, whatever is in those past the last.
+  queries = take((most_queries + 3) * query_stride);
+  key_rows = take(kMaxLanes * query_stride);
+  panels = take(RoundUp(most_keys, kMaxLanes) * head_size);
+  tail_rows = take((kMaxTail + 3) * query_stride);
   values = take(most_keys * value_stride);
   logits = take(group * logit_stride);
-  highest = take(group * kMaxLanes);
-  factors = take(group);
+  tail = take(kMaxTail * group_stride);
+  highest = take((group + 3) * kMaxLanes);
+  offset = take(group_stride);
+  factor = take(group_stride);
   result = take(kMaxRows * value_stride);
 }
 

@@ -10,7 +10,8 @@
 namespace edgetx::attention {
 
 constexpr size_t kMaxLanes = 16;  // float32 lanes of the widest vectors
-constexpr size_t kMaxRows = 6;    // queries that are computed at once
+constexpr size_t kMaxRows = 9;    // queries that are computed at once
+constexpr size_t kMaxTail = 6;    // keys that are no lanes
 
 enum class Activation { kSoftmax, kRelu2 };
 
@@ -22,19 +23,23 @@ struct Layout {
 
   size_t head_size = 0;
   size_t value_size = 0;
-  size_t queries = 0;  // float[queries][head_size], scaled
-  size_t keys = 0;     // float[kMaxLanes][key_stride]: one vector of keys, to be transposed
-  size_t panels = 0;   // float[logit_stride][head_size]: the keys, transposed in panels
-  size_t values = 0;   // float[keys][value_stride]
-  size_t logits = 0;   // float[group][logit_stride]
-  size_t highest = 0;  // float[group][kMaxLanes]
-  size_t factors = 0;  // float[group]
-  size_t result = 0;   // float[kMaxRows][value_stride]
+  size_t queries = 0;    // float[queries + 3][query_stride], scaled
+  size_t key_rows = 0;   // float[kMaxLanes][query_stride]: one vector of keys, to be transposed
+  size_t panels = 0;     // float[keys, in whole vectors][head_size]: the keys, transposed in panels
+  size_t tail_rows = 0;  // float[kMaxTail + 3][query_stride]: the keys that are no lanes
+  size_t values = 0;     // float[keys][value_stride]
+  size_t logits = 0;     // float[group][logit_stride]
+  size_t tail = 0;       // float[kMaxTail][group_stride]: the logits of the keys that are no lanes
+  size_t highest = 0;    // float[group + 3][kMaxLanes]
+  size_t offset = 0;     // float[group_stride]
+  size_t factor = 0;     // float[group_stride]
+  size_t result = 0;     // float[kMaxRows][value_stride]
   size_t bytes = 0;
-  size_t key_stride = 0;
+  size_t query_stride = 0;
   size_t value_stride = 0;
   size_t logit_stride = 0;
   size_t group = 0;  // queries that go through the three steps together
+  size_t group_stride = 0;
 };
 
 // What is added to the logits; what is absent is null.

@@ -24,25 +24,6 @@ namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 using namespace edgetx::rows::HWY_NAMESPACE;  // NOLINT(google-build-using-namespace)
 
-// max(norm, 1e-12), as torch.nn.functional.normalize.
-template <class T>
-HWY_INLINE float Norm(const T* from, size_t count) {
-  Vec sum = hn::Zero(F());
-  size_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const Vec row = LoadRow(from + i);
-    sum = hn::MulAdd(row, row, sum);
-  }
-  if (i < count) {
-    const Vec row = LoadRow(from + i, count - i);
-    sum = hn::MulAdd(row, row, sum);
-  }
-  const float squares = hn::ReduceSum(F(), sum);
-  return std::max(hn::GetLane(hn::Sqrt(hn::Set(F(), squares))), 1e-12f);
-}
-
-// ---- windows and heads
-
 // 0, 1 or 2: split at padded - window and padded - shift; an axis without shift is one region.
 HWY_INLINE int64_t Region(const Axis& axis, int64_t position) {
   if (axis.shift == 0) return 0;
@@ -156,31 +137,35 @@ class Worker {
     return masks_ + static_cast<size_t>(ry * 3 + rx) * plan_.layout.head.logit_stride;
   }
 
-  // Part of a token's row (`offset`, `count` of its channels) as float32, times `factor` and, with kL2, over
-  // its norm.
-  template <bool kL2>
-  HWY_INLINE void Fetch(int64_t token, size_t offset, size_t count, float factor, float* to) const {
+  // Part of a token's row (`offset`, `count` of its channels) as float32, times `factor`.
+  HWY_INLINE void Copy(int64_t token, size_t offset, size_t count, float factor, float* to) const {
     if (token >= 0) {
-      const T* row = qkv_ + static_cast<size_t>(token) * channels_ + offset;
-      if (kL2) factor /= Norm(row, count);
-      CopyRow(row, count, factor, to);
+      CopyRow(qkv_ + static_cast<size_t>(token) * channels_ + offset, count, factor, to);
     } else if (token == kPad && tensors_.pad_value != nullptr) {
-      const float* row = tensors_.pad_value + offset;
-      if (kL2) factor /= Norm(row, count);
-      CopyRow(row, count, factor, to);
+      CopyRow(tensors_.pad_value + offset, count, factor, to);
     } else {
       ZeroRow(count, to);
     }
   }
 
+  // The same for a key, where it lies or in the buffer.
+  HWY_INLINE const float* Key(int64_t token, size_t offset, float* buffer) const {
+    using attention::HWY_NAMESPACE::Readable;
+    if (token >= 0) return Readable(qkv_ + static_cast<size_t>(token) * channels_ + offset, d_, buffer);
+    if (token == kPad && tensors_.pad_value != nullptr) return Readable(tensors_.pad_value + offset, d_, buffer);
+    ZeroRow(d_, buffer);
+    return buffer;
+  }
+
   template <bool kL2>
   void GatherAll(size_t head) {
-    const float factor = a_.scale * (tensors_.head_scale != nullptr ? tensors_.head_scale[head] : 1.0f);
+    const float scale = a_.scale * (tensors_.head_scale != nullptr ? tensors_.head_scale[head] : 1.0f);
     const size_t key = (heads_ + head) * d_;
     const size_t value = 2 * heads_ * d_ + head * dv_;
-    head_.SetQueries(nq_, [&](size_t i, float* to) { Fetch<kL2>(query_tokens_[i], head * d_, d_, factor, to); });
-    head_.SetKeys(nk_, [&](size_t j, float* to) { Fetch<kL2>(key_tokens_[j], key, d_, 1.0f, to); });
-    head_.SetValues([&](size_t j, float* to) { Fetch<false>(key_tokens_[j], value, dv_, 1.0f, to); });
+    head_.template SetQueries<kL2>(
+        nq_, scale, [&](size_t i, float factor, float* to) { Copy(query_tokens_[i], head * d_, d_, factor, to); });
+    head_.template SetKeys<kL2>(nk_, [&](size_t j, float* buffer) { return Key(key_tokens_[j], key, buffer); });
+    head_.SetValues([&](size_t j, float factor, float* to) { Copy(key_tokens_[j], value, dv_, factor, to); });
   }
 
   void Gather(size_t head) {
@@ -199,7 +184,7 @@ class Worker {
     attention::Addends addends;
     if (tensors_.bias != nullptr) addends.bias = tensors_.bias + head * nq_ * nk_;
     if (masked_) addends.masks = mask_rows_;
-    head_.Attend(addends, rows_);
+    head_.Attend(addends, rows_, [](size_t, size_t) {});
   }
 
   const Plan& plan_;
