@@ -30,6 +30,9 @@ def to_triton(
     backend: Annotated[
         Backend, typer.Option("--backend", help="tensorrt takes an engine from the package.")
     ] = Backend.onnxruntime,
+    stage: Annotated[
+        str | None, typer.Option("--stage", metavar="NAME", help="Write this stage instead of the whole.")
+    ] = None,
     version: Annotated[
         int, typer.Option("--model-version", min=1, help="The version that is written; others stay.")
     ] = 1,
@@ -67,9 +70,11 @@ def to_triton(
 ) -> None:
     """Write a package to a model repository of Triton Inference Server."""
     from edgetx import servers
+    from edgetx.package import Package
 
+    opened = Package.open(package)
     entry = servers.to_triton(
-        package,
+        opened if stage is None else opened.stage(stage),
         repository,
         name=name,
         backend=backend.value,

@@ -72,7 +72,7 @@ def to_triton(
     """Write a package to a model repository of Triton Inference Server.
 
     Args:
-        package: a package or its folder.
+        package: a package or its folder, or a stage (`Package.stage`).
         repository: the folder that `tritonserver --model-repository` gets; made where it does not exist.
         name: of the model there; the package's by default.
         backend: `onnxruntime`, or `tensorrt` where the package has an engine of TensorRT.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,7 @@ from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.engines import Cache, model_digest
 from edgetx.errors import EdgetxError, InputError, UnavailableError
 from edgetx.ops import library, plugin
-from edgetx.package import Case, IOEntry, Manifest, Package, amend, create
+from edgetx.package import MANIFEST, Case, FileEntry, IOEntry, Manifest, Package, StageEntry, amend, create
 from edgetx.profiles import Range
 from edgetx.servers import Entry, Instances, parse_instances, parse_versions, pbtxt, repository
 
@@ -226,6 +228,34 @@ def test_a_classifier_brings_its_labels(classifier: Path, tmp_path: Path) -> Non
     np.testing.assert_allclose(
         served(entry)[0]["logits"], Package.open(classifier).golden()[0].outputs["logits"], rtol=1e-5
     )
+
+
+@needs_definitions
+def test_a_stage_is_a_model_of_its_own(scaled: Package, tmp_path: Path) -> None:
+    """Here of the same graph, under a stage's name and place."""
+    (scaled.path / "stages").mkdir()
+    data = scaled.model_path.read_bytes().replace(b"model.onnx.data", b"netwo.onnx.data")
+    (scaled.path / "stages" / "netwo.onnx").write_bytes(data)
+    shutil.copy(scaled.model_path.with_name("model.onnx.data"), scaled.path / "stages" / "netwo.onnx.data")
+    files = dict(scaled.manifest.files)
+    for name in ("stages/netwo.onnx", "stages/netwo.onnx.data"):
+        content = (scaled.path / name).read_bytes()
+        files[name] = FileEntry(sha256=hashlib.sha256(content).hexdigest(), size=len(content))
+    stage = StageEntry(name="netwo", file="stages/netwo.onnx", io=scaled.manifest.io)
+    manifest = msgspec.structs.replace(scaled.manifest, stages=(stage,), files=files)
+    (scaled.path / MANIFEST).write_bytes(msgspec.json.encode(manifest))
+    entry = to_triton(Package.open(scaled.path).stage("netwo"), tmp_path / "repo")
+    assert entry.path.name == "toy.netwo" and any("there is no warm-up" in note for note in entry.notes)
+    ort = pytest.importorskip("onnxruntime")
+    session = ort.InferenceSession(entry.path / "1" / "model.onnx" / "model.onnx")
+    golden = scaled.golden()[0]
+    (twice,) = session.run(["twice"], dict(golden.inputs))
+    np.testing.assert_allclose(twice, golden.outputs["twice"])
+    arguments = ["to-triton", str(scaled.path), str(tmp_path / "other"), "--stage"]
+    assert CliRunner().invoke(app, [*arguments, "netwo"]).exit_code == 0
+    assert (tmp_path / "other" / "toy.netwo" / "1").is_dir()
+    wrong = CliRunner().invoke(app, [*arguments, "neck"])
+    assert wrong.exit_code == 2 and "has no stage 'neck'" in " ".join(wrong.output.split())
 
 
 @pytest.mark.parametrize(
