@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
-from edgetx.errors import InputError
+from edgetx.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -300,12 +300,14 @@ class Target:
         threads: worker threads; 0 leaves the choice to the engine.
         optimization: graph optimisation level: `none`, `basic`, `extended` or `all`.
         custom_ops: use edgetx's operator library; False runs the operators' standard ONNX bodies.
+        profile: a folder into which the engine's own profiler writes; it slows every run. None is off.
     """
 
     device: str = "cpu"
     threads: int = 0
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     custom_ops: bool = True
+    profile: str | None = None
 
 
 class Session(ABC):
@@ -331,6 +333,17 @@ class Session(ABC):
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """What this session runs on: engine and version, device, threads, which kernels."""
+
+    def end_profiling(self) -> str:
+        """Stop the engine's own profiler, which `Target.profile` started; gives the file that it wrote.
+
+        Raises:
+            UnavailableError: the engine has no profiler that edgetx reads.
+        """
+        raise UnavailableError(
+            f"{self.describe().get('runtime', type(self).__name__)} has no profiler that edgetx reads; "
+            "profile the package on the runtime ort"
+        )
 
     def close(self) -> None:  # noqa: B027 - most engines free themselves
         """Release the engine; a second call does nothing."""

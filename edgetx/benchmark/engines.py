@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from time import perf_counter_ns
 from typing import Any
 
 from edgetx.benchmark import feeds as arrays
@@ -13,23 +14,29 @@ from edgetx.benchmark.specs import EngineSpec
 from edgetx.core import Target, TensorSpec
 from edgetx.errors import InputError, UnavailableError
 
-Bound = tuple[str, Mapping[str, Any], Callable[[], Any]]
+Feeds = Mapping[str, Any]
+
+
+def _no_profiler() -> str:
+    raise UnavailableError("this engine has no profiler that edgetx reads")
 
 
 @dataclass
 class Opened:
     """A loaded engine.
 
-    `bind()` gives, for each input, its name, its tensors and a function that runs once on them and returns
-    when the outputs are ready; `outputs(result)` gives those as numpy arrays. `spent` holds the nanoseconds
-    that each stage took in the latest run, where there are stages.
+    `inputs()` gives the tensors of each input by its name; `prepare(tensors)` a function that runs once on
+    them and returns when the outputs are ready; `outputs(result)` those as numpy arrays. `spent` holds the
+    nanoseconds that each stage took in the latest run, where there are stages.
     """
 
-    bind: Callable[[], list[Bound]]
+    inputs: Callable[[], Mapping[str, Feeds]]
+    prepare: Callable[[Feeds], Callable[[], Any]]
     outputs: Callable[[Any], list[Any]]
     version: str
     ran_on: dict[str, str] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
+    end_profiling: Callable[[], str] = _no_profiler
 
 
 def _given(spec: EngineSpec) -> dict[str, dict[str, Any]]:
@@ -55,12 +62,16 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
     from edgetx.package import Package
 
     target = Target(
-        device=spec.device, threads=threads, optimization=spec.optimization, custom_ops=spec.custom_ops
+        device=spec.device,
+        threads=threads,
+        optimization=spec.optimization,
+        custom_ops=spec.custom_ops,
+        profile=spec.profile,
     )
     session = runtimes.load(spec.path, runtime=spec.runtime, target=target, stages=spec.stages)
     facts = session.describe()
 
-    def inputs() -> Mapping[str, Mapping[str, Any]]:
+    def inputs() -> dict[str, Feeds]:
         names = [tensor.name for tensor in session.io.inputs]
         if spec.files:
             if session.processor is None:
@@ -69,9 +80,11 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
             return {file: read(file, session.io) for file in spec.files}
         if spec.inputs is not None:
             return {name: arrays.rename(feeds, names) for name, feeds in _given(spec).items()}
-        return {"golden input 0": Package.open(spec.path, check=False).golden()[0].inputs}
+        cases = Package.open(spec.path, check=False).golden()
+        wanted = cases if spec.golden == "all" else cases[:1]
+        return {f"golden input {index}": case.inputs for index, case in enumerate(wanted)}
 
-    def run(feeds: Mapping[str, Any]) -> Mapping[str, Any]:
+    def run(feeds: Feeds) -> Mapping[str, Any]:
         if not isinstance(session, runtimes.Chain):
             return session.run(feeds)
         outputs, spent = session.run_timed(feeds)
@@ -79,10 +92,12 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
         return outputs
 
     opened = Opened(
-        bind=lambda: [(name, feeds, partial(run, feeds)) for name, feeds in inputs().items()],
+        inputs=inputs,
+        prepare=lambda feeds: partial(run, feeds),
         outputs=lambda result: list(result.values()),
         version=facts.get("engine", spec.runtime or "package"),
         ran_on=facts,
+        end_profiling=session.end_profiling,
     )
     return opened
 
@@ -100,6 +115,11 @@ def open_onnx(spec: EngineSpec, threads: int) -> Opened:
         "extended": levels.ORT_ENABLE_EXTENDED,
         "all": levels.ORT_ENABLE_ALL,
     }[spec.optimization]
+    if spec.profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(spec.profile) / "ort")
+        options.optimized_model_filepath = str(Path(spec.profile) / "optimized.onnx")
+        options.log_severity_level = 4  # it warns that the optimized graph fits this machine alone
     provider: Any = "CPUExecutionProvider"
     if spec.device != "cpu":
         provider = ("CUDAExecutionProvider", {"device_id": int(spec.device.partition(":")[2] or 0)})
@@ -107,10 +127,12 @@ def open_onnx(spec: EngineSpec, threads: int) -> Opened:
     names = [tensor.name for tensor in session.get_inputs()]
     inputs = {name: arrays.rename(feeds, names) for name, feeds in _given(spec).items()}
     return Opened(
-        bind=lambda: [(name, feeds, partial(session.run, None, feeds)) for name, feeds in inputs.items()],
+        inputs=lambda: inputs,
+        prepare=lambda feeds: partial(session.run, None, feeds),
         outputs=list,
         version=f"onnxruntime {ort.__version__}",
         ran_on={"providers": ", ".join(session.get_providers()), "optimization": spec.optimization},
+        end_profiling=session.end_profiling,
     )
 
 
@@ -134,7 +156,8 @@ def open_openvino(spec: EngineSpec, threads: int) -> Opened:
     model.reshape({name: list(array.shape) for name, array in feeds.items()})
     request = core.compile_model(model, "CPU", settings).create_infer_request()
     return Opened(
-        bind=lambda: [(name, feeds, partial(request.infer, feeds, share_inputs=True))],
+        inputs=lambda: {name: feeds},
+        prepare=lambda feeds: partial(request.infer, feeds, share_inputs=True),
         outputs=lambda result: list(result.values()),
         version=f"openvino {ov.__version__.split('-')[0]}",
         ran_on={key.lower(): str(value) for key, value in settings.items()},
@@ -159,18 +182,48 @@ def open_torch(spec: EngineSpec, threads: int) -> Opened:
                 torch.cuda.synchronize(spec.device)
         return result
 
-    def bind() -> list[Bound]:
-        return [
-            (name, feeds, partial(run, [torch.from_numpy(a).to(spec.device) for a in feeds.values()]))
-            for name, feeds in inputs.items()
-        ]
-
     return Opened(
-        bind=bind,
+        inputs=lambda: inputs,
+        prepare=lambda feeds: partial(run, [torch.from_numpy(a).to(spec.device) for a in feeds.values()]),
         outputs=lambda result: [tensor.cpu().numpy() for tensor in exporters.flatten(result).values()],
         version=f"torch {torch.__version__}",
         ran_on={"device": spec.device},
     )
+
+
+def open_null(spec: EngineSpec, threads: int) -> Opened:
+    """No model: computes for `spec.busy_ns`, for the harness to measure itself."""
+    import numpy as np
+
+    def run() -> None:
+        compute_for(spec.busy_ns)
+
+    return Opened(
+        inputs=lambda: {"nothing": {"x": np.zeros((1, 1), np.float32)}},
+        prepare=lambda feeds: run,
+        outputs=lambda result: [],
+        version="no engine",
+        ran_on={"computes for": f"{spec.busy_ns} ns"},
+    )
+
+
+def compute_for(nanoseconds: float) -> None:
+    """Keep this core busy: a sleep would end late, by as much as the system's timer slack."""
+    end = perf_counter_ns() + nanoseconds
+    while perf_counter_ns() < end:
+        pass
+
+
+def slowed(run: Callable[[], Any], share: float) -> Callable[[], Any]:
+    """`run`, and afterwards computing for `share` of the time that it took."""
+
+    def slower() -> Any:
+        start = perf_counter_ns()
+        result = run()
+        compute_for((perf_counter_ns() - start) * share)
+        return result
+
+    return slower
 
 
 KINDS: dict[str, Callable[[EngineSpec, int], Opened]] = {
@@ -178,4 +231,38 @@ KINDS: dict[str, Callable[[EngineSpec, int], Opened]] = {
     "onnx": open_onnx,
     "openvino": open_openvino,
     "torch": open_torch,
+    "null": open_null,
 }
+
+IMPORTS: dict[str, tuple[str, ...]] = {
+    "package": ("numpy", "edgetx.runtimes", "edgetx.package"),
+    "onnx": ("numpy", "onnxruntime"),
+    "openvino": ("numpy", "openvino"),
+    "torch": ("numpy", "torch", "edgetx.sources"),
+    "null": ("numpy",),
+}
+"""What an engine imports before it can load anything; of a package, also its runtime's library."""
+
+LIBRARIES = {
+    "ort": "onnxruntime",
+    "tensorrt": "tensorrt",
+    "tensorrt_rtx": "tensorrt_rtx",
+    None: "onnxruntime",
+}
+"""Runtime -> the library that it imports; without a choice, the first runtime's."""
+
+
+def import_all(spec: EngineSpec) -> int:
+    """Import what the engine needs, as far as it is there; returns the nanoseconds that took."""
+    import contextlib
+    import importlib
+
+    wanted = list(IMPORTS[spec.kind])
+    if spec.kind == "package" and spec.runtime in LIBRARIES:
+        wanted.append(LIBRARIES[spec.runtime])
+    start = perf_counter_ns()
+    for name in wanted:
+        # What is missing is said when the engine is opened.
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+    return perf_counter_ns() - start

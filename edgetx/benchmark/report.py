@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from edgetx.benchmark import tables
+from edgetx.benchmark.loads import LoadResult
 from edgetx.benchmark.machine import MachineRecord
-from edgetx.benchmark.stats import Statistics
+from edgetx.benchmark.profiles import Profile
+from edgetx.benchmark.state import StateLog
+from edgetx.benchmark.stats import WARMUP_RULE, Statistics, joined, part
+from edgetx.benchmark.tables import milliseconds as milliseconds
+from edgetx.benchmark.tables import size as size
 from edgetx.errors import InputError
 from edgetx.files import write_text
 
-SCHEMA = 1
+SCHEMA = 2
+"""2 added p95, p99.9, intervals, scenarios, the state of the machine, energy, profiles and failures."""
 
 
 class Scenario(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +37,7 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float | None
     warmup: int
     inputs: dict[str, str]
+    warmup_rule: str = WARMUP_RULE
 
 
 class InputResult(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,14 +65,20 @@ class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         rounds_ns: every timed run, grouped by round; inside a round, input after input.
-        load_ns: from the start of the engine's imports to a session that is ready, in a fresh process.
+        model: what was measured, whatever engine ran it.
+        import_ns: importing the engine's libraries, in a fresh process.
+        load_ns: from the start of those imports to a session that is ready.
         first_ns: the first inference.
         stationary: whether warm-up ended because latencies had settled, not because of its cap.
         speedup: median of the baseline / median of this engine (1 for the baseline).
         speedup_range: smallest and largest of the same ratio taken round by round.
+        device_peak_bytes: memory of the GPU that the process held at most, where the driver tells.
+        energy: joules per run by power rail, the whole machine's over the rounds; empty without a meter.
         difference: largest absolute difference of its outputs from the baseline's, None where they cannot
             be compared (other count, shapes or element types).
         inputs: the runs by input.
+        loads: what MLPerf LoadGen's scenarios found.
+        profile: where the time goes, from the engine's own profiler.
         stages: the runs by stage, in the order in which they run; empty for a model that runs whole.
     """
 
@@ -85,6 +100,22 @@ class EngineResult(msgspec.Struct, frozen=True, kw_only=True):
     difference: float | None
     inputs: list[InputResult] = []
     stages: list[StageResult] = []
+    model: str = ""
+    threads: int = 0
+    precision: str = ""
+    import_ns: int | None = None
+    device_peak_bytes: int | None = None
+    energy: dict[str, float] = {}
+    loads: list[LoadResult] = []
+    profile: Profile | None = None
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True):
+    """An engine that could not be measured: it failed, crashed or ran past the time limit."""
+
+    name: str
+    path: str
+    error: str
 
 
 class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,6 +127,9 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
     scenario: Scenario
     baseline: str
     engines: list[EngineResult]
+    failures: list[Failure] = []
+    state: StateLog | None = None
+    notes: list[str] = []
 
     def __getitem__(self, name: str) -> EngineResult:
         for engine in self.engines:
@@ -114,141 +148,88 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
         """Read `to_json`'s text; raises `InputError` that names the wrong field or the newer schema."""
         try:
             schema = msgspec.json.decode(text, type=_Version).schema
-            if schema != SCHEMA:
+            if schema not in (1, SCHEMA):
                 raise InputError(
-                    f"the benchmark report has schema {schema}, this edgetx reads {SCHEMA}; "
+                    f"the benchmark report has schema {schema}, this edgetx reads 1 to {SCHEMA}; "
                     "use the edgetx that wrote it or measure again"
                 )
-            return msgspec.json.decode(text, type=cls)
-        except msgspec.DecodeError as error:
+            if schema == SCHEMA:
+                return msgspec.json.decode(text, type=cls)
+            return msgspec.convert(upgraded(msgspec.json.decode(text)), cls)
+        except (msgspec.DecodeError, KeyError, TypeError) as error:
             raise InputError(
                 f"not a benchmark report: {error}; expected the JSON of `edgetx bench`"
             ) from error
 
+    @classmethod
+    def load(cls, path: str | Path) -> BenchReport:
+        """Read a file; raises `InputError` that names it, see `from_json`."""
+        try:
+            return cls.from_json(Path(path).read_bytes())
+        except OSError as error:
+            raise InputError(f"cannot read the benchmark report {path}: {error.strerror}") from error
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+
     def save(self, path: str | Path) -> None:
-        """Write `to_json` to a file, which is replaced; it appears complete or not at all.
+        """Write a file whose suffix says what: `.csv`, `.md`, `.html`, or the whole as JSON.
+
+        It is replaced, and appears complete or not at all.
 
         Raises:
             InputError: the folder or disk cannot be written.
         """
-        write_text(Path(path), self.to_json() + "\n", force=True)
+        path = Path(path)
+        write = {".csv": self.to_csv, ".md": self.to_markdown, ".html": self.to_html}
+        text = write.get(path.suffix.lower(), self.to_json)()
+        write_text(path, text.rstrip("
+") + "
+", force=True)
 
     def to_table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and one row of text per engine."""
-        header = ["engine", "on", "median", "p90", "p99", "min", "first", "load", "peak memory", "file"]
-        header += [f"speed vs {self.baseline}", "max abs difference"]
-        rows = []
-        for engine in self.engines:
-            low, high = engine.speedup_range
-            is_baseline = engine.name == self.baseline
-            rows.append(
-                [
-                    engine.name,
-                    engine.version,
-                    *map(
-                        milliseconds,
-                        (engine.latency.median, engine.latency.p90, engine.latency.p99, engine.latency.min),
-                    ),
-                    milliseconds(engine.first_ns),
-                    milliseconds(engine.load_ns),
-                    size(engine.peak_bytes),
-                    size(engine.file_bytes),
-                    "baseline" if is_baseline else f"{engine.speedup:.2f}x ({low:.2f}-{high:.2f})",
-                    ""
-                    if is_baseline
-                    else "not comparable"
-                    if engine.difference is None
-                    else f"{engine.difference:.1e}",
-                ]
-            )
-        return header, rows
+        """Header and one row of text per engine; see `edgetx.benchmark.tables` for the others."""
+        return tables.engines(self)
 
     def stages_table(self, engine: EngineResult) -> tuple[list[str], list[list[str]]]:
-        """Header and one row of text per stage of an engine that runs in stages, then the sum and the whole.
-
-        The whole is the same package in one session, where that was measured too.
-        """
-        rows = [[stage.name, *_percentiles(stage.latency), f"{stage.share:.1%}"] for stage in engine.stages]
-        each_run = zip(*(joined(stage.rounds_ns) for stage in engine.stages), strict=True)
-        rows.append(["sum of the stages", *_percentiles(Statistics.of([sum(run) for run in each_run])), ""])
-        rows += [
-            ["whole, in one session", *_percentiles(other.latency), ""]
-            for other in self.engines
-            if other.path == engine.path and not other.stages and other.kind == engine.kind
-        ]
-        return ["stage", "median", "p90", "p99", "share"], rows
+        """One row per stage of an engine that runs in stages, then the sum and the whole."""
+        return tables.stages(self, engine)
 
     def inputs_table(self) -> tuple[list[str], list[list[str]]]:
-        """Header and one row of text per input: its sizes, every engine's median and every stage's."""
-        first = self.engines[0]
-        header = ["input", "sizes", *(engine.name for engine in self.engines)]
-        header += [stage.name for engine in self.engines for stage in engine.stages]
-        rows = []
-        for index, each in enumerate(first.inputs):
-            shapes = " ".join(f"{name}[{','.join(map(str, dims))}]" for name, dims in each.shapes.items())
-            medians = [engine.inputs[index].latency.median for engine in self.engines]
-            medians += [
-                Statistics.of(part(stage.rounds_ns, index, len(first.inputs))).median
-                for engine in self.engines
-                for stage in engine.stages
-            ]
-            rows.append([Path(each.name).name, shapes, *map(milliseconds, medians)])
-        return header, rows
+        """One row per input: its sizes, every engine's median and every stage's."""
+        return tables.inputs(self)
+
+    def to_csv(self) -> str:
+        """Every figure of every engine, one row each, times in milliseconds."""
+        return tables.csv(self)
 
     def to_markdown(self) -> str:
         """The table as Markdown, followed by one line on the machine and the scenario."""
-        header, rows = self.to_table()
-        lines = [header, ["---"] * len(header), *rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{self.conditions()}\n"
+        return tables.markdown(self)
+
+    def to_html(self) -> str:
+        """A page that needs nothing else and no network; needs plotly."""
+        from edgetx.benchmark import page
+
+        return page.of_report(self)
 
     def conditions(self) -> str:
         """One line: on what and how this was measured."""
-        machine, scenario = self.machine, self.scenario
-        load = "" if machine.load_before is None else f", load {machine.load_before:.1f} before"
-        load += "" if machine.load_after is None else f" and {machine.load_after:.1f} after"
-        inputs = " ".join(f"{name}={text}" for name, text in scenario.inputs.items())
-        count = len(self.engines[0].inputs)
-        each = f" on each of {count} inputs" if count > 1 else ""
-        return (
-            f"{machine.cpu}, {machine.cores_physical} cores, {scenario.threads} threads, {machine.os}{load}; "
-            f"{scenario.runs} runs{each} in {scenario.rounds} alternating rounds, {inputs}, "
-            f"{machine.time_utc}."
-        )
+        return tables.conditions(self)
 
 
 class _Version(msgspec.Struct):
     schema: int
 
 
-def joined(rounds_ns: Sequence[Sequence[int]]) -> list[int]:
-    """The runs of all rounds."""
-    return [ns for each in rounds_ns for ns in each]
-
-
-def part(rounds_ns: Sequence[Sequence[int]], index: int, count: int) -> list[int]:
-    """The runs of the `index`-th of `count` inputs, of which every round has equally many."""
-    runs: list[int] = []
-    for each in rounds_ns:
-        size = len(each) // count
-        runs += each[index * size : (index + 1) * size]
-    return runs
-
-
-def _percentiles(latency: Statistics) -> list[str]:
-    return [milliseconds(value) for value in (latency.median, latency.p90, latency.p99)]
-
-
-def milliseconds(nanoseconds: float) -> str:
-    """Nanoseconds as text in milliseconds, three significant digits or better."""
-    value = nanoseconds / 1e6
-    return f"{value:.3f} ms" if value < 1 else f"{value:.2f} ms" if value < 100 else f"{value:.0f} ms"
-
-
-def size(count: int | None) -> str:
-    """Bytes as text in decimal units, or `unknown`."""
-    if count is None:
-        return "unknown"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= scale:
-            return f"{count / scale:.1f} {unit}"
-    return f"{count} bytes"
+def upgraded(raw: dict[str, Any]) -> dict[str, Any]:
+    """A report of schema 1 as one of schema 2: figures that it lacked are computed from its runs."""
+    for engine in raw["engines"]:
+        rounds = engine["rounds_ns"]
+        count = len(engine.get("inputs", [])) or 1
+        engine["latency"] = Statistics.of(joined(rounds))
+        for index, each in enumerate(engine.get("inputs", [])):
+            each["latency"] = Statistics.of(part(rounds, index, count))
+        for stage in engine.get("stages", []):
+            stage["latency"] = Statistics.of(joined(stage["rounds_ns"]))
+        engine["threads"] = raw["scenario"]["threads"]
+    return raw | {"schema": SCHEMA}

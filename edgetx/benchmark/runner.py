@@ -2,127 +2,31 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from time import monotonic
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edgetx import __version__
-from edgetx.benchmark import feeds as arrays
+from edgetx.benchmark.loads import Load
 from edgetx.benchmark.machine import MachineRecord, available_cores, load_average
 from edgetx.benchmark.process import WorkerProcess
-from edgetx.benchmark.report import BenchReport, Scenario
+from edgetx.benchmark.report import BenchReport, Failure, Scenario
 from edgetx.benchmark.specs import EngineSpec
-from edgetx.core import Target
-from edgetx.errors import InputError
-
-if TYPE_CHECKING:
-    from edgetx.package import Package
+from edgetx.benchmark.state import Watch
+from edgetx.errors import BenchmarkError, InputError
 
 WARMUP_MAX_RUNS = 100
 WARMUP_SECONDS = 10.0
 MAX_RUNS_PER_ROUND = 1000
+PROFILE_RUNS = 10
+TIME_LIMIT = 3600.0
+"""Seconds that one step of one engine may take."""
 
 Progress = Callable[[str], None]
-
-
-def bench(
-    package: Package | str | os.PathLike[str] | Sequence[Package | str | os.PathLike[str]],
-    *,
-    baseline: str | os.PathLike[str] | None = None,
-    runtime: str | None = None,
-    target: Target | None = None,
-    inputs: Sequence[str | os.PathLike[str]] = (),
-    stages: bool = True,
-    threads: int | None = None,
-    runs: int = 50,
-    rounds: int = 5,
-    seconds: float | None = None,
-    warmup: int = 3,
-    progress: Progress | None = None,
-) -> BenchReport:
-    """Measure one package or several, each on its own golden input 0 (or on `inputs`).
-
-    Args:
-        package: packages or their paths.
-        baseline: a plain ONNX file that bare ONNX Runtime runs on the first package's input; ratios are
-            against it. Without one they are against the first package.
-        runtime, target: as in `edgetx.load`.
-        inputs: files that the packages' processors read, or folders of them, such as photographs or sweeps;
-            every engine runs each of them `runs` times.
-        stages: where a package has stages, also run them one after the other and time each.
-        threads: worker threads; default `target.threads`, and where that is 0 the available physical cores.
-        runs, rounds, seconds, warmup, progress: as in `compare`.
-
-    Raises:
-        BenchmarkError: a worker failed; the message holds the end of its stderr.
-    """
-    from edgetx.package import Package
-
-    many = [package] if isinstance(package, (str, os.PathLike, Package)) else list(package)
-    packages = [each if isinstance(each, Package) else Package.open(each) for each in many]
-    target = target or Target()
-    specs: list[EngineSpec] = []
-    names = _unique([Path(each.path).resolve().name for each in packages])
-    for name, each in zip(names, packages, strict=True):
-        whole = EngineSpec(
-            name=name,
-            kind="package",
-            path=str(each.path),
-            runtime=runtime,
-            device=target.device,
-            optimization=target.optimization,
-            custom_ops=target.custom_ops,
-            files=tuple(map(str, arrays.find(inputs, each.processor))) if inputs else (),
-        )
-        specs.append(whole)
-        if stages and each.stages:
-            specs.append(msgspec.structs.replace(whole, name=f"{name}, in stages", stages=True))
-    with tempfile.TemporaryDirectory(prefix="edgetx-bench-") as folder:
-        if baseline is not None:
-            if not Path(baseline).is_file():
-                raise InputError(
-                    f"the baseline {str(baseline)!r} does not exist; give the path of an ONNX file"
-                )
-            specs.append(_baseline(packages[0], Path(baseline), specs[0], Path(folder)))
-        return compare(
-            specs,
-            baseline=specs[-1].name if baseline is not None else None,
-            threads=target.threads if threads is None else threads,
-            runs=runs,
-            rounds=rounds,
-            seconds=seconds,
-            warmup=warmup,
-            progress=progress,
-        )
-
-
-def _baseline(package: Package, path: Path, first: EngineSpec, folder: Path) -> EngineSpec:
-    inputs = []
-    for index, file in enumerate(first.files or (None,)):
-        processor = package.processor
-        if file is None or processor is None:
-            feeds = dict(package.golden()[0].inputs)
-        else:
-            feeds = processor.preprocess(file, package.io)
-        inputs.append(str(folder / f"{index}.npz"))
-        arrays.save(inputs[-1], feeds)
-    return EngineSpec(
-        name=f"baseline ({path.name})",
-        kind="onnx",
-        path=str(path),
-        device=first.device,
-        inputs=tuple(inputs),
-    )
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    return [f"{name}#{i + 1}" if list(names).count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def compare(
@@ -134,6 +38,9 @@ def compare(
     rounds: int = 5,
     seconds: float | None = None,
     warmup: int = 3,
+    loads: Sequence[Load] = (),
+    profile: bool = False,
+    time_limit: float = TIME_LIMIT,
     progress: Progress | None = None,
 ) -> BenchReport:
     """Measure engines against each other.
@@ -141,31 +48,44 @@ def compare(
     Engines load one after another and all stay loaded. Each warms up for at least `warmup` runs, then until
     the medians of two consecutive blocks of 5 runs differ by at most 5 %, for at most 100 runs or 10
     seconds. Then rounds alternate: each engine in turn makes one run that is not counted and its share of
-    timed runs, and the next round starts with the next engine.
+    timed runs, and the next round starts with the next engine. Scenarios and profiles come after the rounds.
+
+    An engine that fails, crashes or hangs is ended and listed in `failures`; the others go on.
 
     Args:
         engines: at least one; names are unique.
         baseline: the engine that ratios and output differences refer to; default the first.
-        threads: threads of every engine; 0 takes the physical cores available to this process.
+        threads: threads of every engine whose spec names none; 0 takes the physical cores available to
+            this process.
         runs: timed runs per engine and input, spread evenly over `rounds` (rounded up).
         seconds: a wall-clock budget per engine instead of `runs`: rounds go on until it is spent, at least
             one; a round takes the slowest engine `seconds / rounds`, but has at most 1000 runs.
+        loads: scenarios that MLPerf LoadGen runs on every engine.
+        profile: also run every engine under its own profiler, in a process of its own.
+        time_limit: seconds that one step (loading, a round, a scenario) of one engine may take. A scenario
+            gets its own duration on top.
         progress: called with one line per step.
 
     Raises:
         InputError: an option is out of range.
-        BenchmarkError: a worker failed; the message holds the end of its stderr.
+        BenchmarkError: every engine failed; the message holds the end of the first one's stderr.
     """
     names = [spec.name for spec in engines]
     if not engines or len(set(names)) != len(names):
         raise InputError(f"a comparison takes one engine or more with unique names; given {names}")
-    if runs < 1 or rounds < 1 or warmup < 0 or threads < 0 or (seconds is not None and seconds <= 0):
+    if (
+        runs < 1
+        or rounds < 1
+        or warmup < 0
+        or threads < 0
+        or time_limit <= 0
+        or (seconds is not None and seconds <= 0)
+    ):
         raise InputError(
-            f"accepted: runs >= 1, rounds >= 1, warmup >= 0, threads >= 0, seconds > 0; "
-            f"given {runs=}, {rounds=}, {warmup=}, {threads=}, {seconds=}"
+            f"accepted: runs >= 1, rounds >= 1, warmup >= 0, threads >= 0, seconds > 0, time_limit > 0; "
+            f"given {runs=}, {rounds=}, {warmup=}, {threads=}, {seconds=}, {time_limit=}"
         )
-    baseline = baseline or names[0]
-    if baseline not in names:
+    if baseline is not None and baseline not in names:
         raise InputError(f"the baseline {baseline!r} is none of the engines {names}")
     report = progress or (lambda line: None)
     threads = threads or available_cores()
@@ -173,30 +93,37 @@ def compare(
     machine = MachineRecord.read()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgetx-bench-")))
-        workers = []
-        for index, spec in enumerate(engines):
-            report(f"loading {spec.name}")
-            worker = stack.enter_context(WorkerProcess(spec, threads, folder / f"{index}"))
-            worker.load()
-            workers.append(worker)
-        for worker in workers:
-            report(f"warming up {worker.spec.name}")
-            worker.warm_up(warmup, max_runs=WARMUP_MAX_RUNS, seconds=WARMUP_SECONDS)
-        if seconds is not None:
-            slowest = max(worker.warmed["median_ns"] for worker in workers) / 1e9
-            per_round = min(max(1, int(seconds / rounds / slowest)), MAX_RUNS_PER_ROUND)
-        finished = 0
-        deadline = monotonic() + (seconds or 0) * len(workers)
-        while monotonic() < deadline or finished == 0 if seconds is not None else finished < rounds:
-            limit = f"; {seconds:g} s per engine" if seconds is not None else f" of {rounds}"
-            report(f"measuring, round {finished + 1}{limit}")
-            turn = finished % len(workers)
-            for worker in workers[turn:] + workers[:turn]:
-                worker.round(per_round)
-            finished += 1
-        for worker in workers:
-            worker.finish()
-        reference = workers[names.index(baseline)]
+        watch = Watch()
+        with watch:
+            team = _Team(stack, folder, threads, time_limit, watch, report)
+            for spec in engines:
+                team.load(spec)
+            team.each(
+                "warming up", lambda w: w.warm_up(warmup, max_runs=WARMUP_MAX_RUNS, seconds=WARMUP_SECONDS)
+            )
+            if seconds is not None:
+                slowest = max(worker.warmed["median_ns"] for worker in team.workers) / 1e9
+                per_round = min(max(1, int(seconds / rounds / slowest)), MAX_RUNS_PER_ROUND)
+            finished = 0
+            deadline = monotonic() + (seconds or 0) * len(team.workers)
+            while monotonic() < deadline or finished == 0 if seconds is not None else finished < rounds:
+                limit = f"; {seconds:g} s per engine" if seconds is not None else f" of {rounds}"
+                report(f"measuring, round {finished + 1}{limit}")
+                team.round(finished, per_round)
+                finished += 1
+            team.each(None, lambda worker: worker.finish())
+            for load in loads:
+                team.each(f"{load.scenario} on", lambda worker, load=load: worker.run_load(load))  # type: ignore[misc]
+            for worker in team.workers:
+                worker.device_peak = watch.memory(worker.pid)
+            if profile:
+                for worker in team.workers:
+                    team.profile(worker, PROFILE_RUNS)
+        workers, notes = team.workers, team.notes
+        reference = next((w for w in workers if w.spec.name == baseline), workers[0])
+        if baseline is not None and reference.spec.name != baseline:
+            notes.append(f"the baseline {baseline!r} failed; ratios are against {reference.spec.name!r}")
+        report("computing statistics")
         results = [worker.result(reference) for worker in workers]
         scenario = Scenario(
             threads=threads,
@@ -206,13 +133,89 @@ def compare(
             warmup=warmup,
             inputs=_spans(workers[0].loaded["inputs"].values()),
         )
+    state = watch.log
+    assert state is not None
+    if state.throttled:
+        notes.append(f"the machine held its clocks down while it was measured: {', '.join(state.throttled)}")
+    if state.unknown:
+        notes.append(f"readings that no parser knows were left as they are: {' '.join(state.unknown[:10])}")
     return BenchReport(
         edgetx=__version__,
         machine=msgspec.structs.replace(machine, load_after=load_average()),
         scenario=scenario,
-        baseline=baseline,
+        baseline=reference.spec.name,
         engines=results,
+        failures=team.failures,
+        state=state,
+        notes=notes,
     )
+
+
+class _Team:
+    """The workers that are alive, and what became of the others."""
+
+    def __init__(
+        self, stack: ExitStack, folder: Path, threads: int, limit: float, watch: Watch, report: Progress
+    ) -> None:
+        self.workers: list[WorkerProcess] = []
+        self.failures: list[Failure] = []
+        self.notes: list[str] = []
+        self._stack, self._folder, self._threads, self._limit = stack, folder, threads, limit
+        self._watch, self._report = watch, report
+
+    def load(self, spec: EngineSpec) -> None:
+        """Start a worker and open its engine."""
+        self._report(f"loading {spec.name}")
+        stem = self._folder / f"{len(self.workers) + len(self.failures)}"
+        worker = self._stack.enter_context(WorkerProcess(spec, self._threads, stem, limit=self._limit))
+        self.workers.append(worker)
+        self._try(worker, worker.load, alone=False)
+        self._watch.follow(worker.pid)
+
+    def each(self, step: str | None, do: Callable[[WorkerProcess], None]) -> None:
+        """One step of every worker, one after another."""
+        if not self.workers:
+            raise BenchmarkError(self.failures[0].error)
+        for worker in list(self.workers):
+            if step is not None:
+                self._report(f"{step} {worker.spec.name}")
+            self._try(worker, lambda worker=worker: do(worker))  # type: ignore[misc]
+
+    def round(self, number: int, runs: int) -> None:
+        """Every worker in turn, the next one first; the energy that is used meanwhile is that worker's."""
+        turn = number % len(self.workers)
+        for worker in self.workers[turn:] + self.workers[:turn]:
+            before = self._watch.joules()
+            if self._try(worker, lambda worker=worker: worker.round(runs)):  # type: ignore[misc]
+                for rail, joules in self._watch.joules().items():
+                    used = joules - before.get(rail, joules)
+                    worker.joules[rail] = worker.joules.get(rail, 0.0) + used
+
+    def profile(self, worker: WorkerProcess, runs: int) -> None:
+        """Profile the worker's engine in a process of its own: a profiler slows what it watches."""
+        self._report(f"profiling {worker.spec.name}")
+        stem = self._folder / f"profile-{self.workers.index(worker)}"
+        try:
+            with WorkerProcess(worker.spec, self._threads, stem, limit=self._limit) as other:
+                other.profile(runs)
+                worker.profiled = other.profiled
+        except BenchmarkError as error:
+            self.notes.append(f"no profile of {worker.spec.name}: {error}")
+
+    def _try(self, worker: WorkerProcess, do: Callable[[], None], *, alone: bool = True) -> bool:
+        try:
+            do()
+        except BenchmarkError as error:
+            worker.kill()
+            self.workers.remove(worker)
+            self.failures.append(
+                Failure(name=worker.spec.name, path=worker.spec.path, error=" ".join(str(error).split()))
+            )
+            self._report(f"failed: {error}")
+            if alone and not self.workers:
+                raise
+            return False
+        return True
 
 
 def _spans(inputs: Iterable[dict[str, tuple[str, list[int]]]]) -> dict[str, str]:

@@ -1,7 +1,8 @@
 """`python -m edgetx.benchmark.worker`: one engine in one process, driven by JSON lines.
 
-Each request on stdin is one JSON object with an `op` (`load`, `warm_up`, `round`, `finish`); each answer on
-stdout is one JSON object, `{"error": ...}` after a failure. The end of stdin ends the worker.
+Each request on stdin is one JSON object with an `op` (`load`, `warm_up`, `round`, `scenario`, `profile`,
+`finish`); each answer on stdout is one JSON object, `{"error": ...}` after a failure. The end of stdin ends
+the worker.
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import os
 import statistics
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, BinaryIO
 
 import msgspec
 
 from edgetx.benchmark import feeds as arrays
-from edgetx.benchmark.engines import KINDS
+from edgetx.benchmark.engines import KINDS, Opened, import_all, slowed
 from edgetx.benchmark.machine import peak_memory
 from edgetx.benchmark.specs import EngineSpec
 from edgetx.benchmark.stats import WARMUP_BLOCK, is_stationary
@@ -28,6 +30,9 @@ class Worker:
     """Holds one engine and answers requests about it."""
 
     def __init__(self) -> None:
+        self.spec: EngineSpec | None = None
+        self.engine: Opened | None = None
+        self.inputs: list[Mapping[str, Any]] = []
         self.runs: list[Callable[[], Any]] = []
         self.spent: dict[str, int] = {}
 
@@ -37,6 +42,8 @@ class Worker:
             "load": self.load,
             "warm_up": self.warm_up,
             "round": self.round,
+            "scenario": self.scenario,
+            "profile": self.profile,
             "finish": self.finish,
         }
         return operations[request.pop("op")](**request)
@@ -44,15 +51,17 @@ class Worker:
     def load(self, spec: dict[str, Any], threads: int, outputs: str) -> dict[str, Any]:
         """Open the engine, run it once on each input, and leave its outputs in the file `outputs`.
 
-        `load_ns` runs from the start of the engine's imports to a session that is ready; `first_ns` is the
-        run on the first input.
+        `import_ns` is importing what the engine needs; `load_ns` runs from the start of that to a session
+        that is ready; `first_ns` is the run on the first input.
         """
-        described = msgspec.convert(spec, EngineSpec)
+        self.spec = described = msgspec.convert(spec, EngineSpec)
         start = perf_counter_ns()
-        engine = KINDS[described.kind](described, threads)
+        import_ns = import_all(described)
+        self.engine = engine = KINDS[described.kind](described, threads)
         load_ns = perf_counter_ns() - start
-        bound = engine.bind()
-        self.runs, self.spent = [run for _, _, run in bound], engine.spent
+        inputs = engine.inputs()
+        self.inputs, self.spent = list(inputs.values()), engine.spent
+        self.runs = [self.prepare(feeds) for feeds in self.inputs]
         first_ns = 0
         values: dict[str, Any] = {}
         for number, run in enumerate(self.runs):
@@ -64,16 +73,23 @@ class Worker:
         if comparable:
             arrays.save(outputs, values)
         return {
+            "import_ns": import_ns,
             "load_ns": load_ns,
             "first_ns": first_ns,
             "version": engine.version,
             "ran_on": engine.ran_on,
             "inputs": {
                 title: {name: [str(array.dtype), list(array.shape)] for name, array in feeds.items()}
-                for title, feeds, _ in bound
+                for title, feeds in inputs.items()
             },
             "comparable": comparable,
         }
+
+    def prepare(self, feeds: Mapping[str, Any]) -> Callable[[], Any]:
+        """A function that runs the engine once on `feeds`, slowed down where a test asks for it."""
+        assert self.spec is not None and self.engine is not None
+        run = self.engine.prepare(feeds)
+        return slowed(run, self.spec.slowed) if self.spec.slowed else run
 
     def warm_up(self, runs: int, max_runs: int, seconds: float) -> dict[str, Any]:
         """At least `runs` runs, then until `is_stationary`, at most `max_runs` runs or `seconds`.
@@ -107,6 +123,22 @@ class Worker:
                 for name, times in stages.items():
                     times.append(self.spent[name])
         return {"ns": latencies, "stages": stages}
+
+    def scenario(self, settings: dict[str, Any], folder: str) -> dict[str, Any]:
+        """Run a scenario of MLPerf LoadGen; see `edgetx.benchmark.loadgen`."""
+        from edgetx.benchmark import loadgen
+        from edgetx.benchmark.loads import Load
+
+        return loadgen.run(
+            msgspec.convert(settings, Load), Path(folder), self.inputs, self.runs, self.prepare
+        )
+
+    def profile(self, runs: int, folder: str) -> dict[str, Any]:
+        """Where the time goes, from the engine's own profiler; see `edgetx.benchmark.profilers`."""
+        from edgetx.benchmark import profilers
+
+        assert self.spec is not None
+        return profilers.run(self.spec, runs, Path(folder))
 
     def finish(self) -> dict[str, Any]:
         """The memory that the process needed at most."""

@@ -11,6 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from edgetx import __version__
+from edgetx.cli import bench as benchmarking
 from edgetx.cli import build as building
 from edgetx.cli import check, describe, make, profile, triton
 from edgetx.cli import convert as conversion
@@ -120,7 +121,7 @@ app.command()(building.build)
 app.command()(conversion.convert)
 app.command()(quantization.quantize)
 app.command()(check.verify)
-app.command()(check.bench)
+app.add_typer(benchmarking.app)
 app.command()(running.run)
 app.command()(sweeping.sweep)
 app.command("profile-data")(profile.profile_data)

@@ -9,8 +9,6 @@ import typer
 
 from edgetx.cli import options
 from edgetx.cli.console import Progress, emit_json, place, show, show_table
-from edgetx.cli.device import measurer
-from edgetx.cli.files import why_not_write
 from edgetx.cli.make import parity
 from edgetx.core import Target
 from edgetx.errors import InputError
@@ -210,73 +208,3 @@ def _classification(accuracy: Classification) -> tuple[list[str], list[list[str]
         lost = "" if accuracy.difference is None else f"{getattr(accuracy.difference, name):+.2f} points"
         rows.append([f"top-{name[-1]}", *cells, lost])
     return ["", "PyTorch", "package", "difference"], rows
-
-
-def bench(
-    packages: Annotated[list[Path], typer.Argument(metavar="PKG...", help="One package folder or several.")],
-    baseline: Annotated[
-        Path | None, typer.Option("--baseline", metavar="ONNX", help="A plain ONNX file to compare with.")
-    ] = None,
-    input_: Annotated[
-        list[Path] | None,
-        typer.Option(
-            "--input",
-            "--image",
-            metavar="FILE|DIR",
-            help="Measure on these photographs or sweeps, not the golden input; repeat.",
-        ),
-    ] = None,
-    stages: Annotated[
-        bool, typer.Option("--stages/--no-stages", help="Time every stage of a package that has stages.")
-    ] = True,
-    runtime: options.Runtime = None,
-    device: options.AnyDevice = "cpu",
-    threads: options.Threads = 0,
-    custom_ops: options.CustomOps = True,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs per engine and input.")] = 50,
-    rounds: Annotated[
-        int, typer.Option("--rounds", min=1, help="Alternating rounds they are spread over.")
-    ] = 5,
-    seconds: Annotated[
-        float | None, typer.Option("--seconds", min=0.1, help="Time per engine, instead of --runs.")
-    ] = None,
-    warmup: Annotated[int, typer.Option("--warmup", min=0, help="Untimed runs at least.")] = 3,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Also write the JSON report here.")
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing report.")] = False,
-    json: options.Json = False,
-) -> None:
-    """Measure latency and memory, each engine in its own process, rounds alternating."""
-    if output is not None and (reason := why_not_write(output, force=force)) is not None:
-        raise InputError(reason)
-    measure = measurer(device)
-    with Progress() as progress:
-        report = measure(
-            packages,
-            baseline=baseline,
-            runtime=runtime,
-            target=Target(device=device, threads=threads, custom_ops=custom_ops),
-            inputs=input_ or (),
-            stages=stages,
-            runs=runs,
-            rounds=rounds,
-            seconds=seconds,
-            warmup=warmup,
-            progress=progress,
-        )
-    if output is not None:
-        report.save(output)
-    if json:
-        emit_json(report)
-        return
-    show_table(*report.to_table())
-    for engine in report.engines:
-        if engine.stages:
-            show_table(*report.stages_table(engine), title=engine.name)
-    if len(report.engines[0].inputs) > 1:
-        show_table(*report.inputs_table(), title="median by input")
-    show(report.conditions())
-    for engine in report.engines:
-        if not engine.stationary:
-            show(f"note: {engine.name} had not settled after {engine.warmup_runs} warm-up runs")

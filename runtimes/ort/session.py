@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -73,6 +74,10 @@ class OrtSession(Session):
         # with endless spinning, and runs 30 ms apart cost half the processor time.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.force_spinning_stop", "1")
+        if self._target.profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(self._target.profile) / "ort")
+            options.optimized_model_filepath = str(Path(self._target.profile) / "optimized.onnx")
         if self._operators and self._why_no_kernels is None:
             from edgetx.ops import library
 
@@ -189,6 +194,12 @@ class OrtSession(Session):
             "optimization": self._target.optimization,
             "kernels": kernels,
         }
+
+    def end_profiling(self) -> str:
+        """See `edgetx.core.Session.end_profiling`; the optimized graph lies beside it as `optimized.onnx`."""
+        if self._target.profile is None:
+            raise InputError("the session was opened without a profiler; open it with Target(profile=FOLDER)")
+        return str(self._session.end_profiling())
 
     def close(self) -> None:
         """Free the engine; a run in another thread ends first."""
