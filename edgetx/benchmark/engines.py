@@ -37,6 +37,7 @@ class Opened:
     ran_on: dict[str, str] = field(default_factory=dict)
     spent: dict[str, int] = field(default_factory=dict)
     end_profiling: Callable[[], str] = _no_profiler
+    module: Any = None
 
 
 def _given(spec: EngineSpec) -> dict[str, dict[str, Any]]:
@@ -188,6 +189,7 @@ def open_torch(spec: EngineSpec, threads: int) -> Opened:
         outputs=lambda result: [tensor.cpu().numpy() for tensor in exporters.flatten(result).values()],
         version=f"torch {torch.__version__}",
         ran_on={"device": spec.device},
+        module=module,
     )
 
 
@@ -233,6 +235,25 @@ KINDS: dict[str, Callable[[EngineSpec, int], Opened]] = {
     "torch": open_torch,
     "null": open_null,
 }
+
+WARM = 3
+"""Runs under a profiler before those that count."""
+
+
+def first_run(engine: Opened) -> Callable[[], Any]:
+    """A function that runs the engine on its first input."""
+    return engine.prepare(next(iter(engine.inputs().values())))
+
+
+def timed(run: Callable[[], Any], runs: int) -> list[int]:
+    """Nanoseconds of each run."""
+    found = []
+    for _ in range(runs):
+        start = perf_counter_ns()
+        run()
+        found.append(perf_counter_ns() - start)
+    return found
+
 
 IMPORTS: dict[str, tuple[str, ...]] = {
     "package": ("numpy", "edgetx.runtimes", "edgetx.package"),

@@ -17,8 +17,6 @@ MODULE_KEY = "edgetx.module"
 SCOPES_KEY = "pkg.torch.onnx.name_scopes"
 """Metadata that PyTorch's own exporter leaves."""
 
-_NCHWC = "_nchwc"
-
 
 @dataclass(frozen=True)
 class Node:
@@ -75,7 +73,7 @@ class Graph:
                     outputs=tuple(filter(None, node.output)),
                     module=_module({entry.key: entry.value for entry in node.metadata_props}),
                     attributes={
-                        attribute.name: onnx.helper.get_attribute_value(attribute)
+                        attribute.name: _plain(onnx.helper.get_attribute_value(attribute))
                         for attribute in node.attribute
                         if attribute.type not in (attribute.GRAPH, attribute.GRAPHS, attribute.TENSOR)
                     },
@@ -100,9 +98,16 @@ class Graph:
     def renamed(self, value: str) -> str:
         """The value of the graph before optimization that this one holds.
 
-        ONNX Runtime's channel-blocked layout computes `x_nchwc` where the graph said `x`.
+        In ONNX Runtime's channel-blocked layout the graph's own name belongs to the copy in the usual layout.
         """
-        return value.removesuffix(_NCHWC)
+        for user in self.users(value):
+            if user.domain == "com.microsoft.nchwc" and user.op_type == "ReorderOutput":
+                return user.outputs[0]
+        return value
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _module(metadata: dict[str, str]) -> str | None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import msgspec
 
-from edgetx.benchmark import profilers, roofline
+from edgetx.benchmark import roofline
+from edgetx.benchmark.engines import KINDS, WARM, first_run, timed
 from edgetx.benchmark.graph import Graph, Node
 from edgetx.benchmark.profiles import Part, Profile
 from edgetx.benchmark.specs import EngineSpec
@@ -24,13 +25,11 @@ from edgetx.errors import BenchmarkError, UnavailableError
 
 def run(spec: EngineSpec, runs: int, folder: Path) -> Profile:
     """Profile a package, or a bare ONNX file, on ONNX Runtime."""
-    from edgetx.benchmark.engines import KINDS
-
     spec = msgspec.structs.replace(spec, profile=str(folder))
     engine = KINDS[spec.kind](spec, spec.threads or 0)
-    once = profilers.first_run(engine)
-    profilers.timed(once, profilers.WARM)
-    wall = profilers.timed(once, runs)
+    once = first_run(engine)
+    timed(once, WARM)
+    wall = timed(once, runs)
     path = engine.end_profiling()
     events = json.loads(Path(path).read_text(encoding="utf-8"))
     profile = read(events, runs, statistics.fmean(wall))
@@ -62,7 +61,8 @@ def read(events: Sequence[Mapping[str, Any]], runs: int, wall_ns: float) -> Prof
     whole = [event for event in events if event.get("cat") == "Session" and event["name"] == "model_run"]
     if len(whole) < runs:
         raise BenchmarkError(
-            f"ONNX Runtime's profile holds {len(whole)} of {runs} runs; profile fewer runs of so large a model"
+            f"ONNX Runtime's profile holds {len(whole)} of {runs} runs; profile fewer runs of so large "
+            "a model"
         )
     whole = whole[-runs:]
     begin = whole[0]["ts"]

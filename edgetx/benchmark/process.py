@@ -99,7 +99,9 @@ class WorkerProcess:
         self.loads.append(msgspec.convert(answer, LoadResult))
 
     def profile(self, runs: int) -> None:
-        self.profiled = msgspec.convert(self._ask("profile", runs=runs, folder=str(self.folder)), Profile)
+        self.profiled = msgspec.convert(
+            self._ask("profile", spec=self.spec, runs=runs, folder=str(self.folder)), Profile
+        )
 
     def finish(self) -> None:
         self.peak = self._ask("finish")["peak_bytes"]

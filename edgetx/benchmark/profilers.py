@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import statistics
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from time import perf_counter_ns
 from typing import Any
 
 import msgspec
 
-from edgetx.benchmark import ort_profile, torch_profile
-from edgetx.benchmark.engines import KINDS, Opened
-from edgetx.benchmark.profiles import Profile
+from edgetx.benchmark import ort_profile, roofline, torch_profile
+from edgetx.benchmark.engines import KINDS, WARM, Opened, first_run, timed
 from edgetx.benchmark.specs import EngineSpec
 from edgetx.errors import UnavailableError
-
-WARM = 3
-"""Runs before those that count."""
 
 
 def run(spec: EngineSpec, runs: int, folder: Path) -> dict[str, Any]:
@@ -38,22 +31,10 @@ def run(spec: EngineSpec, runs: int, folder: Path) -> dict[str, Any]:
         raise UnavailableError(
             f"{what} has no profiler that edgetx reads; profile the package whole on the runtime ort"
         )
-    return dict(msgspec.to_builtins(msgspec.structs.replace(profile, unprofiled_ns=unprofiled_ns)))
-
-
-def first_run(engine: Opened) -> Callable[[], Any]:
-    """A function that runs the engine on its first input."""
-    return engine.prepare(next(iter(engine.inputs().values())))
-
-
-def timed(run: Callable[[], Any], runs: int) -> list[int]:
-    """Nanoseconds of each run."""
-    found = []
-    for _ in range(runs):
-        start = perf_counter_ns()
-        run()
-        found.append(perf_counter_ns() - start)
-    return found
+    rates = roofline.measure(spec.threads or 1) if spec.device == "cpu" else None
+    return dict(
+        msgspec.to_builtins(msgspec.structs.replace(profile, unprofiled_ns=unprofiled_ns, rates=rates))
+    )
 
 
 def _median(engine: Opened, runs: int) -> float:

@@ -27,6 +27,22 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     bytes: float | None = None
 
 
+class Rates(msgspec.Struct, frozen=True, kw_only=True):
+    """What the machine can do at most: FLOP/s of matrix products, bytes/s of memory; how it was measured."""
+
+    flops: float
+    bandwidth: float
+    how: str
+
+    def least_ns(self, flops: float, moved: float) -> float:
+        """The time that neither bound lets one go below, in nanoseconds."""
+        return max(flops / self.flops, moved / self.bandwidth) * 1e9
+
+    def bound(self, flops: float, moved: float) -> str:
+        """Which of the two holds."""
+        return "compute" if flops / self.flops >= moved / self.bandwidth else "memory"
+
+
 class Share(msgspec.Struct, frozen=True, kw_only=True):
     """All parts of one module or one kind of operator."""
 
@@ -48,6 +64,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
         parts: nodes in the order in which they run.
         around: named time of the engine outside of nodes (scheduling, binding of inputs and outputs).
         unprofiled_ns: median of a run without the profiler in the same process, to show what it costs.
+        rates: the machine's, for the roofline; None where they were not measured.
         notes: what could not be told.
     """
 
@@ -57,6 +74,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     parts: list[Part]
     around: dict[str, float] = {}
     unprofiled_ns: float | None = None
+    rates: Rates | None = None
     notes: list[str] = []
 
     @property

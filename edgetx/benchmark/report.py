@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -182,9 +181,7 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
         path = Path(path)
         write = {".csv": self.to_csv, ".md": self.to_markdown, ".html": self.to_html}
         text = write.get(path.suffix.lower(), self.to_json)()
-        write_text(path, text.rstrip("
-") + "
-", force=True)
+        write_text(path, text.rstrip("\n") + "\n", force=True)
 
     def to_table(self) -> tuple[list[str], list[list[str]]]:
         """Header and one row of text per engine; see `edgetx.benchmark.tables` for the others."""

@@ -176,37 +176,37 @@ def shapes(report: BenchReport) -> Table:
 
 
 def profile_shares(profile: Profile, shares: list[Share], what: str, limit: int = 20) -> Table:
-    """The most expensive modules or operators, then the rest, the engine's own time and the remainder."""
-    rows = [
-        [
-            share.name,
-            str(share.parts),
-            milliseconds(share.ns),
-            f"{share.share:.1%}",
-            f"{share.flops / share.ns:.3g}" if share.flops else "",
-            size(round(share.bytes)) if share.bytes else "",
-        ]
-        for share in shares[:limit]
-    ]
+    """The most expensive modules or operators, then the rest, the engine's own time and the remainder.
+
+    `roofline` is the least time that the machine's rates allow, as a share of the time it took, and which
+    of the two rates sets it.
+    """
+    total = profile.total_ns
+    rows = []
+    for share in shares[:limit]:
+        cells = [share.name, str(share.parts), milliseconds(share.ns), f"{share.share:.1%}"]
+        cells += _work(profile, share.flops, share.bytes, share.ns)
+        rows.append(cells)
     if rest := shares[limit:]:
         together = sum(share.ns for share in rest)
+        work = _work(profile, sum(each.flops for each in rest), sum(each.bytes for each in rest), together)
         parts = str(sum(share.parts for share in rest))
-        rows.append(
-            [
-                f"{len(rest)} others",
-                parts,
-                milliseconds(together),
-                f"{together / profile.total_ns:.1%}",
-                "",
-                "",
-            ]
-        )
-    for name, ns in profile.around.items():
-        rows.append([f"({name})", "", milliseconds(ns), f"{ns / profile.total_ns:.1%}", "", ""])
-    remainder = profile.remainder_ns
-    rows.append(["(remainder)", "", milliseconds(remainder), f"{remainder / profile.total_ns:.1%}", "", ""])
-    rows.append(["total", "", milliseconds(profile.total_ns), "100.0%", "", ""])
-    return [what, "nodes", "time", "share", "GFLOP/s", "bytes"], rows
+        rows.append([f"{len(rest)} others", parts, milliseconds(together), f"{together / total:.1%}", *work])
+    for name, ns in (*profile.around.items(), ("remainder", profile.remainder_ns)):
+        rows.append([f"({name})", "", milliseconds(ns), f"{ns / total:.1%}", "", "", ""])
+    flops = sum(share.flops for share in shares)
+    moved = sum(share.bytes for share in shares)
+    rows.append(["total", "", milliseconds(total), "100.0%", *_work(profile, flops, moved, total)])
+    return [what, "nodes", "time", "share", "MFLOP", "bytes", "roofline"], rows
+
+
+def _work(profile: Profile, flops: float, moved: float, ns: float) -> list[str]:
+    if not moved:
+        return ["", "", ""]
+    reached = ""
+    if profile.rates is not None and ns:
+        reached = f"{profile.rates.least_ns(flops, moved) / ns:.0%} ({profile.rates.bound(flops, moved)})"
+    return [f"{flops / 1e6:.4g}", size(round(moved)), reached]
 
 
 def csv(report: BenchReport) -> str:

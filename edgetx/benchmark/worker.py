@@ -133,12 +133,11 @@ class Worker:
             msgspec.convert(settings, Load), Path(folder), self.inputs, self.runs, self.prepare
         )
 
-    def profile(self, runs: int, folder: str) -> dict[str, Any]:
+    def profile(self, spec: dict[str, Any], runs: int, folder: str) -> dict[str, Any]:
         """Where the time goes, from the engine's own profiler; see `edgetx.benchmark.profilers`."""
         from edgetx.benchmark import profilers
 
-        assert self.spec is not None
-        return profilers.run(self.spec, runs, Path(folder))
+        return profilers.run(msgspec.convert(spec, EngineSpec), runs, Path(folder))
 
     def finish(self) -> dict[str, Any]:
         """The memory that the process needed at most."""

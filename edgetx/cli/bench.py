@@ -160,7 +160,9 @@ def measure(
     bench = measurer(device)
     beside = {key: True for key, wanted in (("stock", stock), ("torch", torch)) if wanted}
     if beside and not device.startswith(("cpu", "cuda")):
-        raise InputError(f"--{next(iter(beside))} needs PyTorch and runs on this machine alone, not on {device}")
+        raise InputError(
+            f"--{next(iter(beside))} needs PyTorch and runs on this machine alone, not on {device}"
+        )
     counts = _counts(threads)
     loads = _loads(scenario, mlperf=mlperf, seconds=seconds, qps=qps, bound=latency_bound, batch=batch)
     with Progress() as progress, tempfile.TemporaryDirectory(prefix="edgetx-bench-") as folder:
@@ -273,6 +275,12 @@ def show_report(report: BenchReport) -> None:
                     *tables.profile_shares(profile, shares, what),
                     title=f"{engine.name}: where the time goes, by {profile.profiler}",
                 )
+            if profile.rates is not None:
+                rates = profile.rates
+                most = f"{rates.flops / 1e9:.3g} GFLOP/s, {rates.bandwidth / 1e9:.3g} GB/s"
+                show(f"roofline: {most}: {rates.how}")
+            if profile.unprofiled_ns is not None:
+                show(f"without the profiler a run takes {profile.unprofiled_ns / 1e6:.4g} ms")
             for note in profile.notes:
                 show(f"note: {engine.name}: {note}")
     show(report.conditions())

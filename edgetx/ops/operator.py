@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -26,7 +26,7 @@ MINIMUM_IR_VERSION = 10
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """One operator; `package` holds `attributes` and `bodies`, and for a `torch_name` two more.
+    """One operator; `package` holds `attributes`, `bodies` and `cost`, and for a `torch_name` two more.
 
     Those modules are imported on use: `definition` and `translation` need torch, `bodies` needs onnx_ir.
     Without a `torch_name` the operator is no PyTorch operator: `edgetx.fusion` makes its nodes.
@@ -40,6 +40,12 @@ class Operator:
     def why_not(self, attributes: Any, shapes: Mapping[str, Any]) -> str | None:
         """None if the operator takes tensors of these shapes (input name -> shape), else the reason."""
         return cast("str | None", self._module("attributes").why_not(attributes, shapes))
+
+    def flops(
+        self, attributes: Mapping[str, Any], inputs: Sequence[Sequence[int]], outputs: Sequence[Sequence[int]]
+    ) -> float:
+        """Floating-point operations of one node, from its attributes and its tensors' shapes."""
+        return float(self._module("cost").flops(self.name, attributes, inputs, outputs))
 
     def torch_overload(self) -> Any:
         """The PyTorch operator `torch_name`, registered by this call if it was not yet."""
