@@ -17,6 +17,14 @@ if not Path("/dev/nvidiactl").exists():
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture(scope="session", autouse=True)
+def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What tests measure is kept in a folder of theirs."""
+    folder = tmp_path_factory.mktemp("history")
+    os.environ["EDGETX_HISTORY"] = str(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def root() -> Path:
     """The checkout."""

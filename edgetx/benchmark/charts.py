@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -47,6 +49,11 @@ def _milliseconds(values: Sequence[float]) -> list[float]:
     return [float(f"{value / 1e6:.5g}") for value in values]
 
 
+def figure(data: list[dict[str, Any]], x: str, y: str) -> Figure:
+    """Traces with the axes' titles."""
+    return Figure(data=data, layout=_layout(x, y, showlegend=True))
+
+
 def medians(report: BenchReport) -> Figure:
     """A bar per engine with the median's confidence interval."""
     engines = report.engines[::-1]
@@ -71,20 +78,28 @@ def medians(report: BenchReport) -> Figure:
     return Figure(data=[bar], layout=_layout("median, ms", "", height=120 + 36 * len(engines)))
 
 
-def histogram(report: BenchReport) -> Figure:
-    """All runs of every engine, over one another."""
-    data = [
-        {
-            "type": "histogram",
-            "x": _milliseconds(joined(engine.rounds_ns)),
-            "name": engine.name,
-            "opacity": 0.6,
-            "nbinsx": 80,
-            "marker": {"color": _colour(index)},
-        }
-        for index, engine in enumerate(report.engines)
-    ]
-    return Figure(data=data, layout=_layout("latency, ms", "runs", barmode="overlay", showlegend=True))
+def histogram(report: BenchReport, bins: int = 80) -> Figure:
+    """Runs per bin, of every engine; bins grow with the latency, so that outliers leave room for the rest."""
+    runs = [joined(engine.rounds_ns) for engine in report.engines]
+    low, high = min(map(min, runs)), max(map(max, runs))
+    step = math.log(max(high / low, 1.001)) / bins
+    data = []
+    for index, (engine, values) in enumerate(zip(report.engines, runs, strict=True)):
+        counts = Counter(min(bins - 1, int(math.log(value / low) / step)) for value in values)
+        data.append(
+            {
+                "type": "bar",
+                "x": _milliseconds([low * math.exp((at + 0.5) * step) for at in range(bins)]),
+                "y": [counts[at] for at in range(bins)],
+                "width": _milliseconds([low * math.exp(at * step) * math.expm1(step) for at in range(bins)]),
+                "name": engine.name,
+                "opacity": 0.6,
+                "marker": {"color": _colour(index)},
+            }
+        )
+    layout = _layout("latency, ms", "runs", barmode="overlay", showlegend=True)
+    layout["xaxis"]["type"] = "log"
+    return Figure(data=data, layout=layout)
 
 
 def timeline(report: BenchReport) -> Figure:

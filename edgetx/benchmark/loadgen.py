@@ -6,6 +6,7 @@ from the moment a query was due until its last sample was reported done.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import re
 import statistics
@@ -84,7 +85,9 @@ def run(
             f"the engine failed in the scenario {load.scenario}: "
             f"{type(system.error).__name__}: {system.error}"
         ) from system.error
-    return dict(msgspec.to_builtins(_result(load, folder, seconds)))
+    gaps = [later - earlier for earlier, later in itertools.pairwise(system.issued)]
+    result = _result(load, folder, seconds, statistics.median(gaps) if gaps else None)
+    return dict(msgspec.to_builtins(result))
 
 
 class _System:
@@ -99,6 +102,7 @@ class _System:
         batch: int,
     ) -> None:
         self.error: Exception | None = None
+        self.issued: list[int] = []
         self._runs = runs
         self._inputs = inputs
         self._prepare = prepare
@@ -107,6 +111,7 @@ class _System:
 
     def issue(self, samples: Sequence[Any]) -> None:
         """LoadGen's `IssueQuery`."""
+        self.issued.append(perf_counter_ns())
         if self._batch == 1:
             for sample in samples:
                 self.answer(sample.id, self._runs[sample.index])
@@ -141,6 +146,7 @@ class _Server(_System):
         self._thread.start()
 
     def issue(self, samples: Sequence[Any]) -> None:
+        self.issued.append(perf_counter_ns())
         for sample in samples:
             self._waiting.put((sample.id, self._runs[sample.index]))
 
@@ -213,7 +219,7 @@ def _logging(lg: Any, folder: Path) -> Any:
     return settings
 
 
-def _result(load: Load, folder: Path, seconds: float) -> LoadResult:
+def _result(load: Load, folder: Path, seconds: float, interval_ns: float | None) -> LoadResult:
     summary = read_summary(folder / "mlperf_log_summary.txt")
     samples = read_trace(folder / "mlperf_log_trace.json")
     if not samples:
@@ -250,6 +256,7 @@ def _result(load: Load, folder: Path, seconds: float) -> LoadResult:
         latencies_ns=latencies,
         duration_s=seconds,
         samples_per_s=rate,
+        interval_ns=interval_ns,
         loadgen=version("mlcommons-loadgen"),
         summary=summary,
     )

@@ -89,6 +89,7 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
         latencies_ns: every one of them, in order.
         duration_s: of the whole scenario.
         samples_per_s: all samples over that.
+        interval_ns: from one query to the next, median; with the runs' own time it shows what a query costs.
         loadgen: its version.
     """
 
@@ -102,5 +103,6 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     latencies_ns: list[int]
     duration_s: float
     samples_per_s: float
+    interval_ns: float | None
     loadgen: str
     summary: dict[str, Any] = {}

@@ -27,6 +27,8 @@ p, li { overflow-wrap: anywhere; } .quiet { color: #5b6472; font-size: .9rem; }
 th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #e3e6ea; vertical-align: top; }
 th { color: #5b6472; font-weight: 600; } th:first-child, td:first-child { text-align: left; }
 td { font-variant-numeric: tabular-nums; }
+td:nth-child(n+3) { white-space: nowrap; } .facts td { text-align: left; overflow-wrap: anywhere; }
+.facts td:first-child { white-space: nowrap; color: #5b6472; }
 figure { margin: .5rem 0 1rem; } figcaption { color: #5b6472; font-size: .85rem; }
 .plot { width: 100%; }
 @media (max-width: 40rem) {
@@ -35,7 +37,7 @@ figure { margin: .5rem 0 1rem; } figcaption { color: #5b6472; font-size: .85rem;
 @media print {
   @page { margin: 12mm; } body { max-width: none; padding: 0; font-size: 10pt; }
   .scroll { overflow: visible; } table { font-size: 6.5pt; width: 100%; }
-  th, td { padding: 1pt 2pt; overflow-wrap: anywhere; } figure, tr { break-inside: avoid; }
+  th, td, td:nth-child(n+3) { padding: 1pt 2pt; white-space: normal; } figure, tr { break-inside: avoid; }
   h2 { break-after: avoid; }
 }
 """
@@ -136,7 +138,7 @@ def of_report(report: BenchReport) -> str:
         add(f"modules{index}", charts.modules(profile), f"By module, from {profile.profiler}.")
         add(f"roofline{index}", charts.roofline(profile), "Each node against the machine's measured rates.")
         body += [f'<p class="quiet">Note: {escape(note)}</p>' for note in profile.notes]
-    body.append(table(machine(report), "Machine"))
+    body.append(f'<div class="facts">{table(machine(report), "Machine")}</div>')
     add("state", charts.state(report), "Clocks and temperatures while it was measured.")
     return document(_title(report), body, figures)
 

@@ -205,9 +205,9 @@ class BenchReport(msgspec.Struct, frozen=True, kw_only=True):
 
     def to_html(self) -> str:
         """A page that needs nothing else and no network; needs plotly."""
-        from edgetx.benchmark import page
+        from edgetx.benchmark.page import of_report
 
-        return page.of_report(self)
+        return of_report(self)
 
     def conditions(self) -> str:
         """One line: on what and how this was measured."""

@@ -15,8 +15,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         name: how the report calls it; unique within one comparison.
         kind: `package` (edgetx.load), `onnx` (bare ONNX Runtime), `openvino` (bare OpenVINO on an ONNX
-            file), `torch` (PyTorch eager on the module that a SOURCE names) or `null` (no model: `busy_ns`
-            of computing).
+            file), `torch` (PyTorch eager on the module that a SOURCE names) or `null` (no model: a
+            few matrix products).
         path: package folder, ONNX file, or SOURCE for `torch`.
         model: what is measured, whatever engine runs it; results of different models are not compared.
         inputs: `.npz` written by `edgetx.benchmark.feeds.save`, or several; None takes golden inputs of a
@@ -32,7 +32,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         pretrained: for `torch`, whether the SOURCE's trained weights are fetched; as in `edgetx.export`.
         shapes: for `torch` and a SOURCE `module:function`, its inputs as `name=dtype[dim,...]`.
         profile: a folder that the engine's own profiler writes into, see `Target`.
-        busy_ns: for `null`, how long one run computes.
+        products: for `null`, how many products of 128x128 matrices one run computes: work, not time, so that
+            it takes longer where the machine is slower or busy, as a model does.
         slowed: every run is followed by computing for this share of the time it took: the slowdown that
             tests of the comparison itself inject.
     """
@@ -54,5 +55,5 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     pretrained: bool | None = None
     shapes: tuple[str, ...] = ()
     profile: str | None = None
-    busy_ns: int = 0
+    products: int = 0
     slowed: float = 0.0

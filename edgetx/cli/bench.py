@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from edgetx.cli import compare as comparing
 from edgetx.cli import options
-from edgetx.cli.console import Progress, emit_json, show, show_table
+from edgetx.cli.console import Progress, emit_json, say, show, show_facts, show_table
 from edgetx.cli.device import measurer
 from edgetx.cli.files import why_not_write
 from edgetx.core import Target
@@ -149,9 +150,21 @@ def measure(
         typer.Option("--output", "-o", metavar="FILE", help="Write .json, .csv, .md or .html; repeat."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing reports.")] = False,
+    keep: Annotated[
+        bool, typer.Option("--keep/--no-keep", help="Keep the report for `edgetx bench history`.")
+    ] = True,
+    check: Annotated[
+        bool,
+        typer.Option("--self-check", help="Measure the harness itself on this machine, without a package."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """Measure latency and memory, each engine in its own process, rounds alternating."""
+    if check:
+        if packages:
+            raise InputError("--self-check measures the harness without a package; leave the packages out")
+        _self_check(json)
+        return
     if not packages:
         raise InputError("nothing to measure; give a package folder: edgetx bench PKG")
     for path in output or ():
@@ -191,6 +204,8 @@ def measure(
         emit_json(report)
     else:
         show_report(report)
+    if keep:
+        _keep(report)
     if report.failures:
         raise typer.Exit(1)
 
@@ -291,3 +306,28 @@ def show_report(report: BenchReport) -> None:
         show(f"note: {note}")
     for failure in report.failures:
         show(f"FAILED: {failure.name}: {failure.error}")
+
+
+def _keep(report: BenchReport) -> None:
+    from edgetx.benchmark import history
+
+    try:
+        for path in history.keep(report):
+            say(f"kept in {path}")
+    except InputError as error:
+        say(f"not kept for the history: {error}")
+
+
+def _self_check(json: bool) -> None:
+    from edgetx.benchmark import selfcheck
+
+    with Progress() as progress:
+        found = selfcheck.self_check(progress=progress)
+    if json:
+        emit_json(found)
+        return
+    show_facts(selfcheck.lines(found), title="the harness on this machine, as it is now")
+
+
+app.command()(comparing.compare)
+app.command()(comparing.history)

@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 import edgetx
 from edgetx.benchmark import BenchReport, EngineSpec, compare, feeds, runner
+from edgetx.core import TensorSpec
 from edgetx.errors import BenchmarkError, InputError
 
 QUICK = {"threads": 1, "runs": 4, "rounds": 2, "warmup": 1}
@@ -174,13 +175,13 @@ def test_inputs_that_are_not_there(classifier, tmp_path):
 def test_report_survives_json(scale):
     report = compare([scale("one", 1.0)], **QUICK)
     assert BenchReport.from_json(report.to_json()) == report
-    assert json.loads(report.to_json())["schema"] == 1
+    assert json.loads(report.to_json())["schema"] == 2
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data | {"schema": 2}, "has schema 2, this edgetx reads 1"),
+        (lambda data: data | {"schema": 3}, "has schema 3, this edgetx reads 1 to 2"),
         (lambda data: data | {"engines": [{}]}, r"engines\[0\]"),
         (lambda data: {}, "schema"),
     ],
@@ -342,3 +343,122 @@ def test_the_worker_imports_no_framework():
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_reports_of_the_first_schema_are_read(scale):
+    report = compare([scale("one", 1.0)], **QUICK)
+    old = json.loads(report.to_json())
+    kept = {"count", "min", "median", "mean", "p90", "p99", "max", "stdev"}
+    engine = {
+        key: value
+        for key, value in old["engines"][0].items()
+        if key not in ("model", "threads", "precision", "import_ns", "energy", "loads", "profile")
+    }
+    engine["latency"] = {key: value for key, value in engine["latency"].items() if key in kept}
+    old = {key: old[key] for key in ("edgetx", "machine", "scenario", "baseline")}
+    read = BenchReport.from_json(json.dumps(old | {"schema": 1, "engines": [engine]}))
+    assert read["one"].latency.p95 == report["one"].latency.p95
+    assert read["one"].threads == 1 and read.schema == 2
+
+
+def test_a_truncated_report_is_named(scale, tmp_path):
+    compare([scale("one", 1.0)], **QUICK).save(tmp_path / "report.json")
+    whole = (tmp_path / "report.json").read_bytes()
+    (tmp_path / "report.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match=r"report\.json: not a benchmark report: .*truncated"):
+        BenchReport.load(tmp_path / "report.json")
+    with pytest.raises(InputError, match=r"cannot read the benchmark report .*none\.json"):
+        BenchReport.load(tmp_path / "none.json")
+
+
+@pytest.fixture
+def chain(tmp_path, monkeypatch):
+    """Makes SOURCEs whose forward does what the test says."""
+    pytest.importorskip("torch")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(name, line):
+        (tmp_path / f"{name}.py").write_text(
+            "import os, signal, time, torch\n\nclass Model(torch.nn.Module):\n    def forward(self, x):\n"
+            f"        {line}\n        return x\n\ndef make():\n    return Model()\n"
+        )
+        return EngineSpec(
+            name=name,
+            kind="torch",
+            path=f"{name}:make",
+            shapes=("x=float32[batch,3]",),
+            inputs=str(tmp_path / "inputs.npz"),
+        )
+
+    return make
+
+
+def test_engines_that_hang_or_crash_are_reported_and_the_others_go_on(scale, chain):
+    specs = [
+        chain("hangs", "time.sleep(3600)"),
+        scale("one", 1.0),
+        chain("crashes", "os.kill(os.getpid(), signal.SIGSEGV)"),
+    ]
+    report = compare(specs, baseline="hangs", time_limit=20, **QUICK)
+    assert [engine.name for engine in report.engines] == ["one"] and report["one"].latency.count == 4
+    assert [failure.name for failure in report.failures] == ["hangs", "crashes"]
+    assert "still busy with load after 20 s and was ended" in report.failures[0].error
+    assert "was killed by signal 11 during load" in report.failures[1].error
+    assert report.baseline == "one" and any("'hangs' failed" in note for note in report.notes)
+    assert "FAILED: hangs" in report.to_markdown()
+    assert BenchReport.from_json(report.to_json()) == report
+
+
+def test_an_injected_slowdown_is_there():
+    steady = EngineSpec(name="steady", kind="null", products=4)
+    slow = EngineSpec(name="slow", kind="null", products=4, slowed=9.0)
+    report = compare([steady, slow], threads=1, runs=40, rounds=4, warmup=1)
+    # Ten times as long; the machine may be busy, so only the order of magnitude is held.
+    assert report["slow"].latency.median > 3 * report["steady"].latency.median
+
+
+def test_threads_and_runtimes_make_one_table(classifier):
+    quick = QUICK | {"threads": [1, 2]}
+    report = edgetx.bench(classifier, runtime=["ort", "tensorrt_rtx"], **quick)
+    assert [engine.name for engine in report.engines] == [
+        "classifier, ort, 1 threads",
+        "classifier, ort, 2 threads",
+    ]
+    assert [engine.threads for engine in report.engines] == [1, 2]
+    assert [failure.name for failure in report.failures] == [
+        "classifier, tensorrt_rtx, 1 threads",
+        "classifier, tensorrt_rtx, 2 threads",
+    ]
+    with pytest.raises(InputError, match="unknown runtime 'none'; accepted: ort"):
+        edgetx.bench(classifier, runtime="none", **QUICK)
+
+
+def test_in_memory_sources_have_no_torch_baseline(tmp_path):
+    torch = pytest.importorskip("torch")
+    package = edgetx.export(torch.nn.Linear(3, 2), torch.rand(1, 3), output=tmp_path / "linear")
+    for option in ({"torch": True}, {"stock": True}):
+        with pytest.raises(
+            InputError, match=r"exported from a model in memory .* give a file with --baseline"
+        ):
+            edgetx.bench(package, **option, **QUICK)
+
+
+@pytest.mark.slow
+def test_torch_and_the_stock_export_stand_beside_a_package(tmp_path, monkeypatch):
+    torch = pytest.importorskip("torch")
+    del torch
+    (tmp_path / "net.py").write_text(
+        "import torch\n\ndef make():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(6, 4), torch.nn.GELU())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    package = edgetx.export(
+        "net:make", output=tmp_path / "net.edgetx", inputs=[TensorSpec.parse("x=float32[batch,6]")]
+    )
+    report = edgetx.bench(package, stock=True, torch=True, profile=True, **QUICK)
+    assert [engine.name for engine in report.engines] == ["net.edgetx", "stock export", "torch eager"]
+    assert report.baseline == "stock export"
+    assert all(engine.difference < 1e-5 for engine in report.engines)
+    eager = report["torch eager"].profile
+    assert {"aten::addmm", "aten::gelu"} & {part.operator for part in eager.parts}
+    assert "0" in {part.module for part in eager.parts}
