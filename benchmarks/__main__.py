@@ -21,6 +21,7 @@ NAMES = (
     "precision",
     "tiling",
     "flatformer",
+    "harness",
 )
 
 

@@ -27,8 +27,8 @@ def compare(
     runtime: options.Runtime = None,
     device: options.AnyDevice = "cpu",
     threads: options.Threads = 0,
-    runs: Annotated[int, typer.Option("--runs", min=1, help="Of packages: timed runs each.")] = 200,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of packages: rounds that alternate.")] = 20,
+    runs: Annotated[int, typer.Option("--runs", min=1, help="Of packages: timed runs each.")] = 300,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of packages: rounds that alternate.")] = 30,
     json: options.Json = False,
 ) -> None:
     """Say whether B is slower than A; exit code 1 if it is, significantly and beyond the threshold.
