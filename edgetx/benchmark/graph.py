@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,12 @@ class Node:
 class Graph:
     """The nodes of a graph, without those of subgraphs and functions."""
 
-    def __init__(self, nodes: Sequence[Node]) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], constants: Mapping[str, tuple[str, list[int]]] | None = None
+    ) -> None:
+        """`constants` are the element types and shapes of weights."""
         self.nodes = list(nodes)
+        self.constants = dict(constants or {})
         self._producers = {name: node for node in self.nodes for name in node.outputs}
         self._users: dict[str, list[Node]] = {}
         for node in self.nodes:
@@ -63,6 +67,12 @@ class Graph:
             model = onnx.load(str(path), load_external_data=False)
         except Exception as error:  # protobuf's DecodeError, whatever protobuf implementation is installed
             raise InputError(f"{path} cannot be read as an ONNX model: {error}") from error
+        constants = [*model.graph.initializer]
+        for node in model.graph.node:
+            for attribute in node.attribute:
+                if node.op_type == "Constant" and attribute.type == attribute.TENSOR:
+                    attribute.t.name = node.output[0]
+                    constants.append(attribute.t)
         return cls(
             [
                 Node(
@@ -79,7 +89,11 @@ class Graph:
                     },
                 )
                 for index, node in enumerate(model.graph.node)
-            ]
+            ],
+            {
+                each.name: (onnx.TensorProto.DataType.Name(each.data_type).lower(), list(each.dims))
+                for each in constants
+            },
         )
 
     @property

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from edgetx.benchmark.flops import flops
-from edgetx.benchmark.graph import Graph
+from edgetx.benchmark.graph import Graph, Node
 from edgetx.benchmark.profiles import Part, Rates
 from edgetx.errors import UnavailableError
 
@@ -61,6 +61,7 @@ def costs_of(graph: Graph, model: Path, feeds: Mapping[str, Any]) -> dict[str, C
         if node.name not in shapes:
             continue
         inputs, outputs = shapes[node.name]
+        inputs = _with_constants(node, inputs, graph)
         count = flops(
             node.domain,
             node.op_type,
@@ -77,6 +78,14 @@ def costs_of(graph: Graph, model: Path, feeds: Mapping[str, Any]) -> dict[str, C
 
 
 Tensors = list[tuple[str, list[int]]]
+
+
+def _with_constants(node: Node, computed: Tensors, graph: Graph) -> Tensors:
+    """All inputs of a node in their order: ONNX Runtime's profile tells those that are no constants."""
+    if len(computed) == len(node.inputs):
+        return computed
+    rest = iter(computed)
+    return [graph.constants[name] if name in graph.constants else next(rest) for name in node.inputs]
 
 
 def _shapes(model: Path, feeds: Mapping[str, Any]) -> dict[str, tuple[Tensors, Tensors]]:
