@@ -246,6 +246,9 @@ def _warmup(package: Package, plan: Plan, batch: int) -> list[dict[str, Any]]:
     """Requests of the golden inputs, alone and as the largest batch; their bytes become files."""
     import numpy as np
 
+    if package.is_stage:
+        plan.notes.append("there is no warm-up: golden inputs are of the whole model, not of a stage")
+        return []
     try:
         cases = package.golden()
     except PackageError as error:
