@@ -22,6 +22,7 @@ NAMES = (
     "tiling",
     "flatformer",
     "harness",
+    "rtx_builds",
 )
 
 

@@ -1,31 +1,36 @@
-"""Which packages TensorRT-RTX builds: a small model of every exporter, and one full Swin-T.
+"""Which packages TensorRT-RTX builds, and how long it takes: a small model of every exporter, one Swin-T.
 
-    python -m benchmarks.rtx_builds [--full] [NAME...]
-
-Prints a Markdown table. Needs no GPU; weights are random. Every line is one build for compute capability 8.6
-with the profile that `edgetx build` chooses; where a model has stages, each is a line of its own.
+Needs no GPU; weights are random. Every exporter's network parts are built in float32 and float16, from the
+operators' bodies and, where there is one, with the plugin, for compute capability 8.6 and with the profile
+that `edgetx build` chooses. `python -m benchmarks.rtx_builds NAME...` takes only some of the models.
 """
 
 from __future__ import annotations
 
 import importlib
 import resource
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 import edgetx
-from edgetx import _torchvision, exporters
+from benchmarks.record import Goal, Progress, Record
+from edgetx import _torchvision, building, exporters, precision
 from edgetx.core import Architecture
-from edgetx.engines import Request
+from edgetx.engines import Ranges, Request, fused
 from edgetx.package import Package
 from edgetx.profiles import Range
 from edgetx.runtimes.tensorrt_rtx import TensorRTRTXRuntime
 
+TITLE = "TensorRT-RTX engines, built without a GPU"
+LONGEST = 10.0
+"""Seconds that a Swin-T may take to build."""
+REPEATS = 3
 _TIMM = {"embed_dim": 16, "depths": (2, 2), "num_heads": (1, 2), "num_classes": 7, "img_size": 64}
 _UPSCALER = "img_size=16&window_size=8&embed_dim=24&mlp_ratio=2"
 SOURCES = {
@@ -63,6 +68,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 COUNTS = {"points": Range(100, 1000, 4000), "pillars": Range(50, 500, 2000), "groups": Range(1, 10, 60)}
 """Sizes for symbols that nothing else is known of."""
+SIZES: dict[str, Ranges] = {"atd": {"height": Range(16, 32, 48), "width": Range(16, 32, 48)}}
+"""ATD sorts all tokens with TopK, of which TensorRT-RTX takes 3840 at most."""
+RUNTIME = TensorRTRTXRuntime()
 
 
 def model(name: str) -> Any:
@@ -81,28 +89,6 @@ def model(name: str) -> Any:
     return getattr(importlib.import_module(module), function)(**SETTINGS.get(name, {}))
 
 
-def rows(name: str, package: Package, runtime: TensorRTRTXRuntime) -> Iterator[tuple[str, ...]]:
-    """One line for the whole and one for each stage."""
-    for part in (package, *(package.stage(stage) for stage in package.stages)):
-        symbols = {dim for spec in part.io.inputs for dim in spec.shape}
-        request = Request(
-            compute=("8.6",), ranges={key: each for key, each in COUNTS.items() if key in symbols}
-        )
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        label = f"{name} {part.name.removeprefix(package.name).lstrip('.')}".strip()
-        precision = part.manifest.precision
-        try:
-            engine, _ = runtime.build(part, request)
-        except edgetx.EdgetxError as error:
-            yield label, precision, "", "", "", " ".join(str(error).split()).replace("|", "/")
-            continue
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        assert engine.record is not None
-        spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        size = f"{engine.record.size / 2**20:.1f} MB"
-        yield label, precision, f"{engine.record.seconds:.1f}", f"{spent:.1f}", size, ""
-
-
 def export(name: str, folder: Path) -> Package:
     """A package of a small model, with stages where it has them."""
     source = model(name)
@@ -112,31 +98,142 @@ def export(name: str, folder: Path) -> Package:
     return edgetx.export(source, output=folder / name, split=split, **settings)
 
 
-def main(names: list[str]) -> None:
-    """Build and print."""
+class Built(NamedTuple):
+    """One engine, or why there is none."""
+
+    what: str
+    seconds: float = 0.0
+    cpu: float = 0.0
+    size: int = 0
+    problem: str = ""
+
+    @property
+    def goal(self) -> Goal:
+        size = f"{self.size / 2**20:.1f} MB, {self.cpu:.1f} CPU seconds"
+        return Goal(what=f"{self.what}: {size}; built in", measured=self.seconds, unit="s")
+
+
+def build(part: Package, bodies: str, label: str, *, force: bool = False) -> Built:
+    """Build one engine."""
+    symbols = {dim for spec in part.io.inputs for dim in spec.shape}
+    ranges = {key: each for key, each in COUNTS.items() if key in symbols}
+    ranges |= SIZES.get(label.split(" ")[0], {})
+    kind = part.manifest.precision
+    what = f"{label}, {kind}, {bodies or 'bodies'}"
+    request = Request(compute=("8.6",), ranges=ranges, bodies=bodies, force=force)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    try:
+        engine, _ = RUNTIME.build(part, request)
+    except edgetx.EdgetxError as error:
+        return Built(what, problem=" ".join(str(error).split()).replace("|", "/"))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert engine.record is not None
+    if bodies == "plugin" and not any(each.plugin for each in fused.read(engine.path).network):
+        return Built(what, problem="no layer of the network is a plugin")
+    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return Built(what, engine.record.seconds, spent, engine.record.size)
+
+
+def parts(name: str, package: Package) -> Iterator[tuple[str, Package]]:
+    """The network parts: the stages that have operators or can be built, or the whole."""
+    if not package.stages:
+        yield name, package
+        return
+    for stage in package.stages:
+        part = package.stage(stage)
+        if RUNTIME.why_no_build(part) is None:
+            yield f"{name} {stage}", part
+
+
+def builds(name: str, package: Package) -> Iterator[Built]:
+    """Every network part with bodies and, where an operator has a plugin, with it."""
+    for label, part in parts(name, package):
+        yield build(part, "", label)
+        if RUNTIME.choices(part)["plugin"] is None:
+            yield build(part, "plugin", label)
+
+
+def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progress) -> Record:
+    """Build all, and a Swin-T several times."""
+    return measure(list(SOURCES), folder, min(rounds, REPEATS), progress)
+
+
+def measure(names: list[str], folder: Path, repeats: int, progress: Progress) -> Record:
     torch.set_num_threads(1)
-    runtime = TensorRTRTXRuntime()
-    full = "--full" in names
-    chosen = [name for name in names if name != "--full"] or ([] if full else list(SOURCES))
-    print(
-        "| model | precision | seconds | CPU seconds | engine | does not build |",
-        "| --- " * 6 + "|",
-        sep="\n",
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        for name in chosen:
-            try:
-                package = export(name, Path(folder))
-            except edgetx.EdgetxError as error:
-                print(f"| {name} | not exported: {' '.join(str(error).split())} |", flush=True)
+    found: dict[str, list[Built]] = {}
+    notes = []
+    for name in names:
+        progress(f"{name}: exporting")
+        package = export(name, folder)
+        for each in (package, _half(package, progress, notes)):
+            if each is None:
                 continue
-            for row in rows(name, package, runtime):
-                print(f"| {' | '.join(row)} |", flush=True)
-        if full:
-            package = edgetx.export("swin_tiny", pretrained=False, output=Path(folder) / "full")
-            for row in rows("swin_tiny, full", package, runtime):
-                print(f"| {' | '.join(row)} |", flush=True)
+            if (reason := RUNTIME.why_no_build(each)) is not None:
+                notes.append(f"{name}, {each.manifest.precision}, whole: {reason.replace('|', '/')}")
+            for built in builds(name, each):
+                progress(f"{built.what}: {built.problem or f'{built.seconds:.1f} s'}")
+                found.setdefault(name, []).append(built)
+    every = [built for several in found.values() for built in several]
+    notes += [f"{built.what}: {built.problem}" for built in every if built.problem]
+    goals = [_swin(folder, bodies, repeats, progress) for bodies in ("", "plugin")]
+    for kind in ("float32", "float16"):
+        able = [
+            name
+            for name in names
+            if (chosen := [each for each in found.get(name, ()) if f", {kind}, " in each.what])
+            and not any(each.problem for each in chosen)
+        ]
+        goals.append(
+            Goal(
+                what=f"exporters whose network parts all build, {kind}, of {len(names)}",
+                measured=len(able),
+                at_least=len(names),
+            )
+        )
+    goals += [built.goal for built in every if not built.problem]
+    return Record(title=TITLE, reports={}, goals=goals, notes=notes + NOTES)
+
+
+def _half(package: Package, progress: Progress, notes: list[str]) -> Package | None:
+    try:
+        return precision.convert(package)
+    except edgetx.EdgetxError as error:
+        notes.append(f"{package.name} is not converted: {' '.join(str(error).split())}")
+        progress(notes[-1])
+        return None
+
+
+def _swin(folder: Path, bodies: str, repeats: int, progress: Progress) -> Goal:
+    """The median of several builds of a whole Swin-T."""
+    path = folder / "swin_tiny_full"
+    package = (
+        Package.open(path) if path.exists() else edgetx.export("swin_tiny", pretrained=False, output=path)
+    )
+    taken = []
+    for _ in range(repeats):
+        built = build(package, bodies, "swin_tiny", force=True)
+        if built.problem:
+            raise RuntimeError(built.problem)
+        progress(f"{built.what}: {built.seconds:.1f} s, {built.cpu:.1f} CPU seconds")
+        taken.append(built.seconds)
+    building.prune(package)
+    return Goal(
+        what=f"Swin-T (28 million weights), float32, {bodies or 'bodies'}, median of {repeats}; built in",
+        measured=statistics.median(taken),
+        unit="s",
+        at_most=LONGEST,
+    )
+
+
+NOTES = [
+    "TensorRT-RTX 1.7.1, compute capability 8.6, random weights; all models but the Swin-T are small.",
+    "Seconds are those of the whole build: a process of its own, its imports, preparing and parsing the "
+    "graph, building and writing. CPU seconds are that process's.",
+    "float16 packages are made by `edgetx convert`.",
+]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    with tempfile.TemporaryDirectory() as scratch:
+        chosen = sys.argv[1:] or list(SOURCES)
+        print(measure(chosen, Path(scratch), 1, lambda line: print(line, file=sys.stderr)).to_markdown())

@@ -295,7 +295,12 @@ def test_a_child_reports_and_answers(module: Callable[[str], str]) -> None:
         (
             'sys.stderr.write("std::bad_alloc"); sys.stderr.flush(); os._exit(3)',
             EdgetxError,
-            "code 3.*bad_alloc",
+            r"lack of memory \(exit code 3\), nothing was written; lower the largest sizes",
+        ),
+        (
+            'sys.stderr.write("illegal"); sys.stderr.flush(); os._exit(3)',
+            EdgetxError,
+            "exit code 3, nothing was written; the end of what it said: illegal",
         ),
         (
             "time.sleep(60)",

@@ -30,6 +30,9 @@ LOWER = (
 )
 """What to do where a build has not enough memory."""
 
+_MEMORY = ("out of memory", "cannot allocate memory", "bad_alloc")
+"""What a process says that dies for lack of it."""
+
 Report = Callable[[str], None]
 
 
@@ -127,7 +130,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def _obituary(code: int, log: IO[bytes]) -> str:
     log.seek(0)
     text = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
-    if code == -9 or any("out of memory" in line.lower() for line in text[-5:]):
+    if code == -9 or any(word in line.lower() for line in text[-5:] for word in _MEMORY):
         return f"the build ended for lack of memory (exit code {code}), nothing was written; {LOWER}"
     said = f"the end of what it said: {' / '.join(text[-3:])}" if text else "it said nothing"
     return f"the build ended with exit code {code}, nothing was written; {said}"

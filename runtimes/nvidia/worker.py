@@ -187,7 +187,8 @@ def _inspected(parsed: Parsed, plan: Any) -> str | None:
 def read_times(config: Any, file: Path) -> bool:
     """Give a builder's configuration the times of earlier builds; False where there are none that fit."""
     known = file.read_bytes() if file.is_file() else b""
-    fits = bool(known) and config.set_timing_cache(config.create_timing_cache(known), False)
+    times = config.create_timing_cache(known) if known else None
+    fits = times is not None and config.set_timing_cache(times, False)
     if not fits:  # of another version or GPU, or none
         config.set_timing_cache(config.create_timing_cache(b""), False)
     return bool(fits)

@@ -60,9 +60,15 @@ IO = IOSpec(
 )
 
 
-def write(folder: Path, model: onnx.ModelProto, stages: dict[str, onnx.ModelProto] | None = None) -> Package:
+def write(
+    folder: Path,
+    model: onnx.ModelProto,
+    stages: dict[str, onnx.ModelProto] | None = None,
+    *,
+    external: bool = False,
+) -> Package:
     with create(folder, force=True) as draft:
-        onnx.save(model, draft.model_path)
+        onnx.save(model, draft.model_path, save_as_external_data=external, location="model.onnx.data")
         if stages:
             (draft.path / "stages").mkdir()
         entries = []
@@ -284,6 +290,28 @@ def test_a_full_disk(tmp_path: Path) -> None:
             edgetx.build(package, compute=["8.6"], ranges=RANGES)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list((package.path / "engines").iterdir())
+
+
+@needs_wheel
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+def test_out_of_memory(tmp_path: Path) -> None:
+    """A process that may have 0.85 GB, and 128 MB of weights, of which the builder makes copies."""
+    weight = onnx.numpy_helper.from_array(np.zeros((4, 1 << 23), np.float32), "w")
+    node = helper.make_node("MatMul", ["x", "w"], ["y0"], name="product")
+    package = write(tmp_path / "small", graph(node, constants=[weight]), external=True)
+    command = [sys.executable, "-m", "edgetx", "build", str(package.path), "--range", "n=1:8:64"]
+    ended = subprocess.run(
+        ["sh", "-c", 'ulimit -v 850000 && exec "$0" "$@"', *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 2
+    said = " ".join(ended.stderr.split())
+    assert "memory" in said
+    assert "nothing was written; lower the largest sizes with --range" in said
     assert not list((package.path / "engines").iterdir())
 
 
