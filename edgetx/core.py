@@ -301,6 +301,8 @@ class Target:
         optimization: graph optimisation level: `none`, `basic`, `extended` or `all`.
         custom_ops: use edgetx's operator library; False runs the operators' standard ONNX bodies.
         profile: a folder into which the engine's own profiler writes; it slows every run. None is off.
+        provider: which of ONNX Runtime's execution providers runs on a GPU: `cuda` (as ""), `tensorrt` or
+            `tensorrt_rtx`; other runtimes have none.
     """
 
     device: str = "cpu"
@@ -308,6 +310,7 @@ class Target:
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     custom_ops: bool = True
     profile: str | None = None
+    provider: str = ""
 
 
 class Session(ABC):

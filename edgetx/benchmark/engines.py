@@ -68,6 +68,7 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
         optimization=spec.optimization,
         custom_ops=spec.custom_ops,
         profile=spec.profile,
+        provider=spec.provider,
     )
     session = runtimes.load(spec.path, runtime=spec.runtime, target=target, stages=spec.stages)
     facts = session.describe()

@@ -105,6 +105,7 @@ def bench(
             device=target.device,
             optimization=target.optimization,
             custom_ops=target.custom_ops,
+            provider=target.provider,
             files=tuple(map(str, arrays.find(inputs, each.processor))) if inputs else (),
             golden=golden,
         )

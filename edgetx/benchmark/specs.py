@@ -24,7 +24,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         files: for `package`, files that the package's processor reads instead of `inputs`.
         golden: for `package`, which golden inputs are run: the `first`, or `all`.
         stages: for `package`, run its stages one after the other and time each.
-        runtime, optimization, custom_ops: for `package`, as in `edgetx.load` and `Target`;
+        runtime, optimization, custom_ops, provider: for `package`, as in `edgetx.load` and `Target`;
             `optimization` also holds for `onnx`.
         threads: of this engine; None takes the comparison's.
         precision: what it computes in, for the report.
@@ -52,6 +52,7 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     device: str = "cpu"
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     custom_ops: bool = True
+    provider: str = ""
     pretrained: bool | None = None
     shapes: tuple[str, ...] = ()
     profile: str | None = None

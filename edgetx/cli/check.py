@@ -53,6 +53,7 @@ def verify(
     device: options.Device = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
+    provider: options.Provider = "",
     json: options.Json = False,
 ) -> None:
     """Replay the package's golden inputs and compare with PyTorch's outputs; exit code 1 if they differ."""
@@ -64,7 +65,7 @@ def verify(
 
     with Progress() as progress:
         progress("replaying the golden inputs")
-        target = Target(device=device, threads=threads, custom_ops=custom_ops)
+        target = Target(device=device, threads=threads, custom_ops=custom_ops, provider=provider)
         opened = Package.open(package)
         verdict = verification.verify(opened, runtime=runtime, target=target)
         chain = None

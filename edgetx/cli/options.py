@@ -63,6 +63,14 @@ Threads = Annotated[
     int,
     typer.Option("--threads", min=0, help="Threads of every engine; 0 takes the available physical cores."),
 ]
+Provider = Annotated[
+    str,
+    typer.Option(
+        "--provider",
+        metavar="cuda|tensorrt|tensorrt_rtx",
+        help="ONNX Runtime's execution provider on a GPU; default cuda.",
+    ),
+]
 CustomOps = Annotated[
     bool,
     typer.Option("--custom-ops/--no-custom-ops", help="Use edgetx's kernels, or the operators' ONNX bodies."),

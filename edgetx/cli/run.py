@@ -101,12 +101,13 @@ def run(
     device: options.Device = "cpu",
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
+    provider: options.Provider = "",
     json: options.Json = False,
 ) -> None:
     """Run a package on images or arrays (prints predictions), pictures (restores) or sweeps (finds boxes)."""
     import edgetx
 
-    target = Target(device=device, threads=threads, custom_ops=custom_ops)
+    target = Target(device=device, threads=threads, custom_ops=custom_ops, provider=provider)
     for_pictures = any((tile, halo, max_memory, mask, check_seams))
     for_points = points.Settings(format_, bev, viewer, show, color, score_threshold, all_points, calib)
     if for_points.given and not points.detects(package):

@@ -116,6 +116,7 @@ def _measure(request: Request, progress: Progress) -> benchmark.BenchReport:
         device=target.device,
         optimization=target.optimization,
         custom_ops=target.custom_ops,
+        provider=target.provider,
     )
     return benchmark.compare([spec], threads=target.threads, progress=progress, **request.options)
 

@@ -41,6 +41,8 @@ class EngineRuntime(Runtime):
         With a package that is asked to run on a GPU, the engine's own parser looks at the graph, in a
         process of its own.
         """
+        if target is not None and target.provider:
+            raise InputError(f"execution providers are ONNX Runtime's: the runtime {self.id} has none")
         if (reason := self.library.why_not()) is not None:
             return reason
         if target is not None and not target.device.startswith("cuda"):

@@ -37,6 +37,39 @@ def parse_device(device: str) -> tuple[str, int]:
     return match[1], int(match[2] or 0)
 
 
+PROVIDERS = {
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+    "tensorrt_rtx": "NvTensorRTRTXExecutionProvider",
+}
+"""What runs on NVIDIA GPUs, by the names of `Target.provider`, and what ONNX Runtime calls it."""
+_HOW = {
+    "cuda": "pip uninstall onnxruntime && pip install 'edgetx[ort-gpu]'",
+    "tensorrt": "pip uninstall onnxruntime && pip install 'edgetx[ort-gpu,tensorrt]'",
+    "tensorrt_rtx": "build ONNX Runtime with --use_nv_tensorrt_rtx, or use the runtime tensorrt_rtx "
+    "(pip install 'edgetx[tensorrt-rtx]')",
+}
+
+
+def parse_provider(target: Target) -> str | None:
+    """The key of `PROVIDERS` that a target asks for; None on the CPU.
+
+    Raises:
+        InputError: there is no such provider, or it is asked for on the CPU.
+    """
+    kind, _ = parse_device(target.device)
+    if target.provider and target.provider not in PROVIDERS:
+        raise InputError(f"unknown provider {target.provider!r}; accepted: {', '.join(PROVIDERS)}")
+    if kind == "cpu":
+        if target.provider:
+            raise InputError(
+                f"the provider {target.provider} runs on NVIDIA GPUs, not on {target.device}; "
+                "give the device cuda"
+            )
+        return None
+    return target.provider or "cuda"
+
+
 class OrtRuntime(Runtime):
     """ONNX Runtime.
 
@@ -50,17 +83,17 @@ class OrtRuntime(Runtime):
     def why_not(self, package: Package | None = None, target: Target | None = None) -> str | None:
         """See `Runtime.why_not`; raises InputError for a device or an option that no machine has."""
         target = target if target is not None else Target()
-        kind, _ = parse_device(target.device)
+        provider = parse_provider(target)
         if importlib.util.find_spec("onnxruntime") is None:
             return "ONNX Runtime is not installed; pip install 'edgetx[ort]' (or 'edgetx[ort-gpu]' for CUDA)"
         try:
             import onnxruntime
         except ImportError as error:
             return f"ONNX Runtime is installed but cannot be imported ({error}); reinstall onnxruntime"
-        if kind == "cuda" and "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        if provider is not None and PROVIDERS[provider] not in onnxruntime.get_available_providers():
             return (
-                f"the installed ONNX Runtime {onnxruntime.__version__} has no CUDAExecutionProvider; "
-                "pip uninstall onnxruntime && pip install 'edgetx[ort-gpu]'"
+                f"the installed ONNX Runtime {onnxruntime.__version__} has no {PROVIDERS[provider]}; "
+                f"{_HOW[provider]}"
             )
         if package is not None and package.manifest.operators:
             return self._why_no_operators(package, target, onnxruntime.__version__)

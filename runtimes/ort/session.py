@@ -17,7 +17,7 @@ import onnxruntime
 from edgetx.core import Feeds, IOSpec, Session, Target
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
 from edgetx.processors import ImageRestoration, numpy_dtype
-from edgetx.runtimes.ort import parse_device
+from edgetx.runtimes.ort import PROVIDERS, parse_device, parse_provider
 
 if TYPE_CHECKING:
     from edgetx.package import Package
@@ -44,6 +44,7 @@ class OrtSession(Session):
         self.processor = package.processor
         self._device, self._device_index = parse_device(target.device)
         self._target = target
+        self._provider = parse_provider(target)
         self._looks_for_nan = not package.is_stage
         self._operators = package.manifest.operators
         self._bodies = package.manifest.bodies
@@ -89,8 +90,12 @@ class OrtSession(Session):
                     f"({_first_line(error)}); reinstall edgetx, or switch custom operators off"
                 ) from error
         providers: list[Any] = ["CPUExecutionProvider"]
-        if self._device == "cuda":
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": str(self._device_index)}))
+        if self._provider is not None:
+            # What the first does not take goes to CUDA, and what that does not, to the CPU.
+            names = dict.fromkeys((PROVIDERS[self._provider], PROVIDERS["cuda"]))
+            available = onnxruntime.get_available_providers()
+            index = {"device_id": str(self._device_index)}
+            providers = [*((name, index) for name in names if name in available), *providers]
         try:
             session = onnxruntime.InferenceSession(str(package.model_path), options, providers=providers)
         except Exception as error:  # pybind11 exceptions without a common base
@@ -98,11 +103,12 @@ class OrtSession(Session):
                 f"{engine} cannot load {package.model_path}: {_first_line(error)}; "
                 "upgrade onnxruntime, or export the package again"
             ) from error
-        if self._device == "cuda" and session.get_providers()[0] != "CUDAExecutionProvider":
+        if self._provider is not None and session.get_providers()[0] != PROVIDERS[self._provider]:
+            libraries = {"cuda": "CUDA and cuDNN versions", "tensorrt": "CUDA, cuDNN and TensorRT versions"}
             raise UnavailableError(
-                f"{engine} has the CUDA provider but cannot start it on "
-                f"{self._target.device}; check the NVIDIA driver, and that the CUDA and cuDNN versions "
-                "that onnxruntime-gpu asks for are installed"
+                f"{engine} has the {PROVIDERS[self._provider]} but cannot start it on "
+                f"{self._target.device}; check the NVIDIA driver, and that the "
+                f"{libraries.get(self._provider, 'CUDA and TensorRT-RTX versions')} that it asks for are installed"
             )
         session.disable_fallback()
         for side, specs, found in (
@@ -189,7 +195,7 @@ class OrtSession(Session):
             "runtime": "ort",
             "engine": f"ONNX Runtime {onnxruntime.__version__}",
             "device": self._target.device,
-            "provider": "CUDAExecutionProvider" if self._device == "cuda" else "CPUExecutionProvider",
+            "provider": "CPUExecutionProvider" if self._provider is None else PROVIDERS[self._provider],
             "threads": str(self._target.threads or "chosen by ONNX Runtime"),
             "optimization": self._target.optimization,
             "kernels": kernels,

@@ -16,7 +16,7 @@ from edgetx import runtimes
 from edgetx.core import IOSpec, Target, TensorSpec
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
 from edgetx.processors import numpy_dtype
-from edgetx.runtimes.ort import OrtRuntime
+from edgetx.runtimes.ort import PROVIDERS, OrtRuntime
 
 torch = pytest.importorskip("torch")
 
@@ -346,7 +346,7 @@ class Block:
 sys.meta_path.insert(0, Block())
 import numpy
 import edgetx
-with edgetx.load(sys.argv[1]) as session:
+with runtimes.load(sys.argv[1]) as session:
     print(float(session.run({'image': numpy.ones((1, 3, 4, 4), 'float32')})['mean'][0]))
 """
 
@@ -388,3 +388,27 @@ def test_external_weights_are_found(make_package: Any, tmp_path: Path) -> None:
     assert "model.onnx.data" in package.manifest.files
     with runtimes.load(package) as session:
         np.testing.assert_array_equal(session.run({"x": np.zeros(64, np.float32)})["y"], weights)
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt", "tensorrt_rtx"])
+def test_a_provider_that_the_wheel_lacks(make_package: Any, provider: str) -> None:
+    import onnxruntime
+
+    name = PROVIDERS[provider]
+    if name in onnxruntime.get_available_providers():
+        pytest.skip(f"this ONNX Runtime has {name}")
+    target = Target(device="cuda", provider=provider)
+    reason = OrtRuntime().why_not(None, target)
+    assert reason is not None and f"has no {name}; " in reason
+    assert {"tensorrt_rtx": "--use_nv_tensorrt_rtx"}.get(provider, "ort-gpu") in reason
+    with pytest.raises(UnavailableError, match=name):
+        runtimes.load(make_package(), runtime="ort", target=target)
+
+
+def test_providers_that_there_are_not(make_package: Any) -> None:
+    with pytest.raises(InputError, match="unknown provider 'trt'; accepted: cuda, tensorrt, tensorrt_rtx"):
+        runtimes.load(make_package(), target=Target(device="cuda", provider="trt"))
+    with pytest.raises(InputError, match="tensorrt runs on NVIDIA GPUs, not on cpu; give the device cuda"):
+        runtimes.load(make_package(), target=Target(provider="tensorrt"))
+    with pytest.raises(InputError, match="the runtime tensorrt_rtx has none"):
+        runtimes.get("tensorrt_rtx").why_not(None, Target(device="cuda", provider="tensorrt"))
