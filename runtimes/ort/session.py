@@ -108,7 +108,8 @@ class OrtSession(Session):
             raise UnavailableError(
                 f"{engine} has the {PROVIDERS[self._provider]} but cannot start it on "
                 f"{self._target.device}; check the NVIDIA driver, and that the "
-                f"{libraries.get(self._provider, 'CUDA and TensorRT-RTX versions')} that it asks for are installed"
+                f"{libraries.get(self._provider, 'CUDA and TensorRT-RTX versions')} that it asks for "
+                "are installed"
             )
         session.disable_fallback()
         for side, specs, found in (
