@@ -1,5 +1,6 @@
-# Sets EDGETX_ORT_INCLUDE (has onnxruntime_c_api.h) and EDGETX_HWY_INCLUDE (has hwy/highway.h). In this order:
-# ORT_ROOT and HWY_ROOT, as CMake or environment variables; the system; what fetch_headers.py unpacks.
+# Sets EDGETX_ORT_INCLUDE (has onnxruntime_c_api.h), EDGETX_HWY_INCLUDE (has hwy/highway.h) and EDGETX_JSON_INCLUDE
+# (has nlohmann/json.hpp). In this order: ORT_ROOT, HWY_ROOT and JSON_ROOT, as CMake or environment variables; the
+# system; what fetch_headers.py unpacks.
 
 function(edgetx_find root)
   set(hints)
@@ -22,8 +23,9 @@ endfunction()
 set(ort_suffixes include include/onnxruntime include/onnxruntime/core/session onnxruntime)
 edgetx_find(ORT_ROOT EDGETX_ORT_INCLUDE onnxruntime_c_api.h ${ort_suffixes})
 edgetx_find(HWY_ROOT EDGETX_HWY_INCLUDE hwy/highway.h include)
+edgetx_find(JSON_ROOT EDGETX_JSON_INCLUDE nlohmann/json.hpp include)
 
-if(NOT EDGETX_ORT_INCLUDE OR NOT EDGETX_HWY_INCLUDE)
+if(NOT EDGETX_ORT_INCLUDE OR NOT EDGETX_HWY_INCLUDE OR NOT EDGETX_JSON_INCLUDE)
   find_package(Python3 REQUIRED COMPONENTS Interpreter)
   execute_process(COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/fetch_headers.py"
                   OUTPUT_VARIABLE fetched OUTPUT_STRIP_TRAILING_WHITESPACE
@@ -34,10 +36,12 @@ if(NOT EDGETX_ORT_INCLUDE OR NOT EDGETX_HWY_INCLUDE)
   endif()
   find_path(EDGETX_ORT_INCLUDE onnxruntime_c_api.h HINTS "${fetched}/usr/include/onnxruntime" NO_DEFAULT_PATH)
   find_path(EDGETX_HWY_INCLUDE hwy/highway.h HINTS "${fetched}/usr/include" NO_DEFAULT_PATH)
+  find_path(EDGETX_JSON_INCLUDE nlohmann/json.hpp HINTS "${fetched}/usr/include" NO_DEFAULT_PATH)
 endif()
-if(NOT EDGETX_ORT_INCLUDE OR NOT EDGETX_HWY_INCLUDE)
-  message(FATAL_ERROR "the headers of ONNX Runtime or Highway are not where they should be in '${fetched}'; "
-                      "remove that folder, or set ORT_ROOT and HWY_ROOT")
+if(NOT EDGETX_ORT_INCLUDE OR NOT EDGETX_HWY_INCLUDE OR NOT EDGETX_JSON_INCLUDE)
+  message(FATAL_ERROR "the headers of ONNX Runtime, Highway or nlohmann-json are not where they should be in "
+                      "'${fetched}'; remove that folder, or set ORT_ROOT, HWY_ROOT and JSON_ROOT")
 endif()
 message(STATUS "ONNX Runtime headers: ${EDGETX_ORT_INCLUDE}")
 message(STATUS "Highway headers: ${EDGETX_HWY_INCLUDE}")
+message(STATUS "nlohmann-json headers: ${EDGETX_JSON_INCLUDE}")

@@ -1,4 +1,4 @@
-"""Fetch the headers of ONNX Runtime and Highway and print the folder they lie in.
+"""Fetch the headers of ONNX Runtime, Highway and nlohmann-json and print the folder they lie in.
 
 ONNX Runtime's wheel has no headers; Debian's packages have. They are downloaded by apt, which checks their
 signatures, from the mirror that this machine uses, through an apt root of our own: nothing is installed,
@@ -19,14 +19,19 @@ import tempfile
 from pathlib import Path
 
 SUITE = "trixie"
-PACKAGES = ("libonnxruntime-dev", "libhwy-dev")
-EXPECTED = ("usr/include/onnxruntime/onnxruntime_c_api.h", "usr/include/hwy/highway.h")
+PACKAGES = ("libonnxruntime-dev", "libhwy-dev", "nlohmann-json3-dev")
+EXPECTED = (
+    "usr/include/onnxruntime/onnxruntime_c_api.h",
+    "usr/include/hwy/highway.h",
+    "usr/include/nlohmann/json.hpp",
+)
 KEYRINGS = tuple(
     Path("/usr/share/keyrings", f"debian-archive-keyring.{suffix}") for suffix in ("pgp", "gpg", "asc")
 )
 INSTEAD = (
-    "set ORT_ROOT (a folder with onnxruntime_c_api.h, for example from ONNX Runtime's release archive) "
-    "and HWY_ROOT (Highway, with hwy/highway.h), or install libonnxruntime-dev and libhwy-dev"
+    "set ORT_ROOT (a folder with onnxruntime_c_api.h, for example from ONNX Runtime's release archive), "
+    "HWY_ROOT (Highway, with hwy/highway.h) and JSON_ROOT (with nlohmann/json.hpp), or install "
+    "libonnxruntime-dev, libhwy-dev and nlohmann-json3-dev"
 )
 
 
@@ -38,7 +43,7 @@ def main() -> int:
     try:
         print(fetch(folder()))
     except FetchError as error:
-        print(f"cannot fetch the headers of ONNX Runtime and Highway: {error}; {INSTEAD}", file=sys.stderr)
+        print(f"cannot fetch the headers of ONNX Runtime, Highway and nlohmann-json: {error}; {INSTEAD}", file=sys.stderr)
         return 1
     return 0
 
