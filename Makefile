@@ -14,13 +14,17 @@ OUTPUT      ?= packages/$(SOURCE)
 BIN         := $(VENV)/bin
 PIP_INSTALL  = -m pip install -qq
 NATIVE      := CMakeLists.txt $(wildcard cmake/*) $(wildcard edgetx/ops/*/*.cc edgetx/ops/*/*.h) \
-               $(wildcard edgetx/ops/native/*/*.cc edgetx/ops/native/*/*.h)
+               $(wildcard edgetx/ops/native/*/*.cc edgetx/ops/native/*/*.h) \
+               $(wildcard edgetx/capi/*.cc edgetx/capi/*.h edgetx/capi/*/edgetx.h edgetx/capi/CMakeLists.txt)
 SANITIZED   ?= build-sanitize
+FUZZED      ?= build-fuzz
+FUZZ_SECONDS ?= 30
+AARCH64     ?= build-aarch64
 
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test test-fast test-transformers5 lint format bench docs sanitize wheel clean
+.PHONY: help quickstart test test-fast test-transformers5 lint format bench docs sanitize fuzz aarch64 wheel clean
 
 help:  ## list the recipes
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -102,9 +106,25 @@ sanitize: $(VENV)/.edgetx  ## the kernels under AddressSanitizer and UndefinedBe
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(SANITIZED) --output-on-failure --no-tests=error
 
+fuzz: $(VENV)/.edgetx  ## packages of any bytes through the C library, under libFuzzer, for FUZZ_SECONDS (needs clang)
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(FUZZED) -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DEDGETX_FUZZ=ON \
+	   -DCMAKE_BUILD_TYPE=RelWithDebInfo
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(FUZZED) --target fuzz_package
+	@mkdir -p $(FUZZED)/corpus
+	cp tests/capi/corpus/* $(FUZZED)/corpus
+	cd $(FUZZED) && edgetx/capi/fuzz_package -max_total_time=$(FUZZ_SECONDS) -max_len=8192 -rss_limit_mb=6000 \
+	   -malloc_limit_mb=4000 -print_final_stats=1 -verbosity=0 corpus
+
+aarch64: $(VENV)/.dev  ## the kernels and the C examples on 64-bit Arm, cross-built, under qemu-user
+	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(AARCH64) -G Ninja -DEDGETX_NATIVE_TESTS=ON \
+	   -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64.cmake
+	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(AARCH64)
+	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(AARCH64) --output-on-failure --no-tests=error --parallel 2
+	PATH="$(abspath $(BIN)):$$PATH" EDGETX_AARCH64_BUILD=$(AARCH64) $(BIN)/python -m pytest tests/capi/test_aarch64.py
+
 wheel: $(VENV)/.edgetx  ## a wheel in dist/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
 
 clean:  ## remove builds, caches and the environments
-	rm -rf build $(SANITIZED) dist site $(VENV) $(VENV_T5) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+	rm -rf build $(SANITIZED) $(FUZZED) $(AARCH64) dist site $(VENV) $(VENV_T5) .pytest_cache .mypy_cache .ruff_cache .hypothesis \
 	   .import_linter_cache

@@ -381,7 +381,7 @@ def test_a_path_outside_the_package(name: str, classifier: Path, library: Any) -
          "expected at most 8 dimensions"),
         ({"files": {}}, "model.onnx is missing"),
         ({"processor": {"kind": "image-classification", "size": [8, 0]}}, r"field processor.size\[1\]"),
-        ({"processor": {"kind": "image-classification", "size": [8, 8], "std": [1, 1, 0]}}, "field processor.std"),
+        ({"processor": {"kind": "image-features", "size": [8, 8], "std": [1, 1, 0]}}, "field processor.std"),
         ({"processor": {"kind": "image-restoration", "scale": 2**70}}, "field processor.scale"),
     ],
 )  # fmt: skip
