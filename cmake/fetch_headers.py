@@ -43,7 +43,10 @@ def main() -> int:
     try:
         print(fetch(folder()))
     except FetchError as error:
-        print(f"cannot fetch the headers of ONNX Runtime, Highway and nlohmann-json: {error}; {INSTEAD}", file=sys.stderr)
+        print(
+            f"cannot fetch the headers of ONNX Runtime, Highway and nlohmann-json: {error}; {INSTEAD}",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

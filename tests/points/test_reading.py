@@ -91,7 +91,9 @@ def test_npy(dtype: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("write", "scale"), [(ascii_pcd, 1), (binary_pcd, 100), (compressed_pcd, 1)], ids=["ascii", "binary", "compressed"]
+    ("write", "scale"),
+    [(ascii_pcd, 1), (binary_pcd, 100), (compressed_pcd, 1)],
+    ids=["ascii", "binary", "compressed"],
 )
 def test_pcd(write: Callable[[Path, np.ndarray], None], scale: float, tmp_path: Path) -> None:
     write(tmp_path / "a.pcd", POINTS)
