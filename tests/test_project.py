@@ -18,7 +18,16 @@ import edgetx
 FRAMEWORKS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir", "onnxscript")
 HEAVY = (*FRAMEWORKS, "PIL", "msgspec", "numpy", "onnxruntime", "rich", "typer")
 FOLDERS = {"edgetx": "edgetx", "exporters": "edgetx.exporters", "runtimes": "edgetx.runtimes"}
-EXPORT_SIDE = ("_torchvision", "capture", "exporters", "fusion", "precision", "sources", "tracing")
+EXPORT_SIDE = (
+    "_torchvision",
+    "capture",
+    "exporters",
+    "fusion",
+    "precision",
+    "quantization",
+    "sources",
+    "tracing",
+)
 BUILD_SIDE = ("edgetx.engines.graph", "edgetx.engines.sizes", "edgetx.runtimes.nvidia.worker")
 """What prepares graphs for engines, in a process of its own."""
 EXPORT_SIDE_OF_AN_OPERATOR = (
