@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from edgetx.errors import InputError
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -50,7 +52,21 @@ Runtime = Annotated[
     str | None,
     typer.Option("--runtime", metavar="R", help="Runtime id (edgetx list); default the first usable."),
 ]
-Device = Annotated[str, typer.Option("--device", help="cpu or cuda[:index].")]
+
+
+def _here(device: str) -> str:
+    """A processor of this machine; a registered device is told apart from a wrong name."""
+    from edgetx.devices import registry
+
+    if not registry.is_reserved(device) and device.partition("/")[0] in registry.devices():
+        raise InputError(
+            f"the device {device!r} is a machine over SSH, where edgetx bench and edgetx sweep measure; "
+            "accepted here: cpu, cuda, cuda:INDEX"
+        )
+    return device
+
+
+Device = Annotated[str, typer.Option("--device", help="cpu or cuda[:index].", callback=_here)]
 AnyDevice = Annotated[
     str,
     typer.Option(

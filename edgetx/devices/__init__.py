@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,7 +34,12 @@ def _silent(line: str) -> None: ...
 
 
 def _wait(work: Coroutine[Any, Any, T]) -> T:
-    return asyncio.run(work)
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(work)
+    with ThreadPoolExecutor(1) as thread:  # a notebook has a loop of its own
+        return thread.submit(asyncio.run, work).result()
 
 
 def add(
