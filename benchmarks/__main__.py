@@ -23,6 +23,8 @@ NAMES = (
     "flatformer",
     "harness",
     "rtx_builds",
+    "sweep",
+    "device",
 )
 
 
