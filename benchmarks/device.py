@@ -1,7 +1,7 @@
 """A benchmark over SSH, twice: to an OpenSSH server on this machine, which plays the device.
 
-The device's interpreter is this one, so that no wheels are sent. The server runs as an ordinary process of this
-user, with a host key and a port of its own. Needs Debian's `openssh-server`.
+The device's interpreter is this one, so that no wheels are sent. The server runs as an ordinary process of
+this user, with a host key and a port of its own. Needs Debian's `openssh-server`.
 """
 
 from __future__ import annotations

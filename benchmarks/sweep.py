@@ -1,7 +1,7 @@
 """A sweep of 12 cells that is killed at random five times, against an undisturbed one.
 
-Three small networks with random weights, four batch sizes each. The command `edgetx sweep` runs in a process of
-its own, which gets SIGKILL after a random time (the seed is fixed), and is started again.
+Three small networks with random weights, four batch sizes each. The command `edgetx sweep` runs in a process
+of its own, which gets SIGKILL after a random time (the seed is fixed), and is started again.
 """
 
 from __future__ import annotations
