@@ -94,7 +94,9 @@ def _build(package: Package, runtime: str | None, target: Target, progress: Prog
 
 
 def _measure(request: Request, progress: Progress) -> benchmark.BenchReport:
-    target, named = request.target, request.runtimes
+    target, named, options = request.target, request.runtimes, dict(request.options)
+    if "loads" in options:  # it came as JSON
+        options["loads"] = msgspec.convert(options["loads"], list[benchmark.Load])
     if request.feeds is None:
         several: Any = named if len(named) > 1 else named[0] if named else None
         return benchmark.bench(
@@ -104,7 +106,7 @@ def _measure(request: Request, progress: Progress) -> benchmark.BenchReport:
             target=target,
             inputs=request.inputs,
             progress=progress,
-            **request.options,
+            **options,
         )
     (path,) = request.packages
     spec = benchmark.EngineSpec(
@@ -118,7 +120,7 @@ def _measure(request: Request, progress: Progress) -> benchmark.BenchReport:
         custom_ops=target.custom_ops,
         provider=target.provider,
     )
-    return benchmark.compare([spec], threads=target.threads, progress=progress, **request.options)
+    return benchmark.compare([spec], threads=target.threads, progress=progress, **options)
 
 
 def main(folder: Path) -> None:

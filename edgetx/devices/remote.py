@@ -44,7 +44,7 @@ async def measure(
     async with Link(device, progress, patience=patience) as link:
         await link.settle()
         async with locked(link):
-            python = await install.ensure(link, request.runtimes, request.target.device, outcome.runtime)
+            python = await install.ensure(link, request, outcome.runtime)
             there = await _copy(link, packages, request, outcome.package)
             progress(
                 f"sent {transfer.megabytes(outcome.package.sent)} MB, "

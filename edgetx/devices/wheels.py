@@ -61,8 +61,8 @@ class Needed(NamedTuple):
     installed: metadata.Distribution | None
 
 
-def needed(extras: Iterable[str], place: Place) -> list[Needed]:
-    """edgetx, pip, and what edgetx with `extras` needs on the device, with what that needs, and so on.
+def needed(extras: Iterable[str], also: Iterable[str], place: Place) -> list[Needed]:
+    """edgetx, pip, what `also` names, and what edgetx with `extras` needs on the device, and so on.
 
     Versions are those of this machine where they fit.
 
@@ -76,7 +76,7 @@ def needed(extras: Iterable[str], place: Place) -> list[Needed]:
         raise UnavailableError("devices need packaging; pip install 'edgetx[devices]'") from error
     found: dict[str, Needed] = {}
     asked: set[tuple[str, str]] = set()
-    queue = [(Requirement(f"edgetx[{','.join(extras)}]")), Requirement("pip")]
+    queue = [Requirement(text) for text in (f"edgetx[{','.join(extras)}]", "pip", *also)]
     while queue:
         requirement = queue.pop()
         name = canonicalize_name(requirement.name)

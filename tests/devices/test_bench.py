@@ -16,8 +16,7 @@ from pathlib import Path
 import pytest
 
 from edgetx import devices
-from edgetx.benchmark import BenchReport
-from edgetx.core import Target
+from edgetx.benchmark import BenchReport, Load
 from edgetx.devices import registry, remote, transfer
 from edgetx.devices.job import Request
 from edgetx.devices.link import Link
@@ -338,13 +337,16 @@ def test_damaged_files_are_found_and_sent_again(device, classifier, tmp_path):
     assert again.package.sent == file.stat().st_size and again.result.report is not None
 
 
-def test_inputs_and_baseline_go_along(device, classifier, photograph):
+def test_inputs_baseline_and_scenarios_go_along(device, classifier, photograph):
+    pytest.importorskip("mlperf_loadgen", reason="scenarios need MLPerf LoadGen")
+    loads = [Load(scenario="single-stream", seconds=0.2)]
     report = devices.bench(
-        "orin", classifier, baseline=classifier / "model.onnx", inputs=[photograph], target=Target(), **QUICK
+        "orin", classifier, baseline=classifier / "model.onnx", inputs=[photograph], loads=loads, **QUICK
     )
     assert [engine.kind for engine in report.engines] == ["package", "onnx"]
     assert Path(report.engines[0].inputs[0].name).name == photograph.name
     assert report.engines[1].path.startswith(device.folder)
+    assert [each.load.scenario for each in report.engines[0].loads] == ["single-stream"]
 
 
 @pytest.mark.slow
