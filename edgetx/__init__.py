@@ -13,6 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgetx.batching import Batcher
     from edgetx.benchmark import bench
     from edgetx.building import build
     from edgetx.core import IOSpec, Session, SymbolRange, Target, TensorSpec, Verdict
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "Batcher": "batching",
     "EdgetxError": "errors",
     "IOSpec": "core",
     "Package": "package",
@@ -50,6 +52,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Batcher",
     "EdgetxError",
     "IOSpec",
     "Package",

@@ -333,6 +333,33 @@ class Session(ABC):
             InputError: see `IOSpec.check`.
         """
 
+    async def run_async(self, feeds: Feeds) -> dict[str, Any]:
+        """`run` in a thread of asyncio's executor, so that the event loop goes on; raises what it raises."""
+        import asyncio
+
+        return await asyncio.to_thread(self.run, feeds)
+
+    def warm_up(self, feeds: Feeds | None = None, runs: int = 2) -> float:
+        """Run before the first request, so that it pays for no allocations; gives the last run's seconds.
+
+        Args:
+            feeds: what requests will look like: engines prepare themselves for sizes. None takes zeros of the
+                smallest sizes that the model accepts.
+            runs: how often.
+
+        Raises:
+            InputError: see `run`; or less than one run.
+        """
+        from time import perf_counter
+
+        if runs < 1:
+            raise InputError(f"runs is {runs}; accepted: 1 or more")
+        given = smallest_feeds(self.io) if feeds is None else feeds
+        for _ in range(runs):
+            start = perf_counter()
+            self.run(given)
+        return perf_counter() - start
+
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """What this session runs on: engine and version, device, threads, which kernels."""
@@ -358,6 +385,26 @@ class Session(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def smallest_feeds(io: IOSpec) -> dict[str, Any]:
+    """Zeros of the smallest sizes that `io` accepts, above nothing at all."""
+    import numpy as np
+
+    def dtype(name: str) -> Any:
+        if name != "bfloat16":
+            return np.dtype(name)
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+
+    def size(dim: Dim) -> int:
+        if isinstance(dim, int):
+            return dim
+        allowed = io.symbols.get(dim, SymbolRange())
+        return max(-(-allowed.min // allowed.step), 1) * allowed.step
+
+    return {spec.name: np.zeros([size(dim) for dim in spec.shape], dtype(spec.dtype)) for spec in io.inputs}
 
 
 class Runtime(ABC):

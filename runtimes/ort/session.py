@@ -7,7 +7,9 @@ outputs come back as arrays of the same library, on the session's device.
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,8 +38,28 @@ _ONNX_TYPES = {
 """`TensorProto.DataType` of onnx.proto."""
 
 
+_forks = 0
+_abandoned: list[Any] = []
+"""Engines of a parent process: destroying them would wait for threads that the child does not have."""
+_reopening = threading.Lock()
+
+
+def _count_fork() -> None:
+    global _forks, _reopening
+    _forks += 1
+    _reopening = threading.Lock()  # whoever held it is not in the child
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class OrtSession(Session):
-    """A package opened on ONNX Runtime; see `edgetx.core.Session`."""
+    """A package opened on ONNX Runtime; see `edgetx.core.Session`.
+
+    A process that is forked from the one that opened it opens the package again at its first run, since an
+    engine's threads do not survive a fork; a session that is pickled, for a spawned process, does so at once.
+    """
 
     def __init__(self, package: Package, target: Target, *, why_no_kernels: str | None) -> None:
         self.io: IOSpec = package.io
@@ -51,7 +73,19 @@ class OrtSession(Session):
         self._why_no_kernels = why_no_kernels
         self._outputs = [output.name for output in self.io.outputs]
         self._has_bfloat16 = any(tensor.dtype == "bfloat16" for tensor in (*self.io.inputs, *self.io.outputs))
+        self._package = package
+        self._forks = _forks
         self._session: Any = self._open(package)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (self._package, self._target)
+
+    def _open_after_fork(self) -> None:
+        with _reopening:
+            if self._forks != _forks and self._session is not None:
+                _abandoned.append(self._session)
+                self._session = self._open(self._package)
+            self._forks = _forks
 
     def _open(self, package: Package) -> Any:
         engine = f"ONNX Runtime {onnxruntime.__version__}"
@@ -138,6 +172,8 @@ class OrtSession(Session):
                 on a GPU which the session does not run on.
             EdgetxError: the session is closed, or ONNX Runtime failed.
         """
+        if self._forks != _forks:
+            self._open_after_fork()
         session = self._session
         if session is None:
             raise EdgetxError("the session is closed; open the package again with edgetx.load")
@@ -210,7 +246,15 @@ class OrtSession(Session):
 
     def close(self) -> None:
         """Free the engine; a run in another thread ends first."""
+        if self._forks != _forks and self._session is not None:
+            _abandoned.append(self._session)
         self._session = None
+
+
+def _open_again(package: Package, target: Target) -> Session:
+    from edgetx.runtimes.ort import OrtRuntime
+
+    return OrtRuntime().open(package, target)
 
 
 def _locate(array: Any, name: str) -> tuple[Any, str, int, int]:
