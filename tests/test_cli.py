@@ -281,6 +281,16 @@ def test_verify(classifier):
     assert report["passed"] and report["verdict"]["outputs"][0]["name"] == "logits"
 
 
+def test_settings_of_the_engine_reach_it(classifier):
+    options = ("--threads", "1", "--optimization", "none", "--no-custom-ops")
+    ran_on = json.loads(invoke("verify", classifier, "--json", *options).stdout)["verdict"]["ran_on"]
+    assert (ran_on["threads"], ran_on["optimization"]) == ("1", "none")
+    report = benchmark.BenchReport.from_json(
+        invoke("bench", classifier, "--json", *QUICK, "--optimization", "basic").stdout
+    )
+    assert report.engines[0].ran_on["optimization"] == "basic"
+
+
 def test_verify_exits_with_1_where_outputs_differ(damaged):
     result = invoke("verify", damaged)
     assert result.exit_code == 1

@@ -131,6 +131,7 @@ def measure(
     ] = "0",
     custom_ops: options.CustomOps = True,
     provider: options.Provider = "",
+    optimization: options.Optimization = options.GraphOptimization.all,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Timed runs per engine and input.")] = 50,
     rounds: Annotated[
         int, typer.Option("--rounds", min=1, help="Alternating rounds they are spread over.")
@@ -185,7 +186,9 @@ def measure(
             baseline=baseline,
             **beside,
             runtime=_listed(runtime),
-            target=Target(device=device, custom_ops=custom_ops, provider=provider),
+            target=Target(
+                device=device, custom_ops=custom_ops, provider=provider, optimization=optimization.value
+            ),
             inputs=input_ or (),
             golden="all" if all_golden else "first",
             stages=stages,

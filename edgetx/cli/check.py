@@ -54,6 +54,7 @@ def verify(
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
     provider: options.Provider = "",
+    optimization: options.Optimization = options.GraphOptimization.all,
     json: options.Json = False,
 ) -> None:
     """Replay the package's golden inputs and compare with PyTorch's outputs; exit code 1 if they differ."""
@@ -65,7 +66,13 @@ def verify(
 
     with Progress() as progress:
         progress("replaying the golden inputs")
-        target = Target(device=device, threads=threads, custom_ops=custom_ops, provider=provider)
+        target = Target(
+            device=device,
+            threads=threads,
+            custom_ops=custom_ops,
+            provider=provider,
+            optimization=optimization.value,
+        )
         opened = Package.open(package)
         verdict = verification.verify(opened, runtime=runtime, target=target)
         chain = None

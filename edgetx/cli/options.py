@@ -93,6 +93,21 @@ CustomOps = Annotated[
 ]
 
 
+class GraphOptimization(str, Enum):
+    """How far an engine may change the graph."""
+
+    none = "none"
+    basic = "basic"
+    extended = "extended"
+    all = "all"
+
+
+Optimization = Annotated[
+    GraphOptimization,
+    typer.Option("--optimization", help="Graph optimisation level of ONNX Runtime."),
+]
+
+
 class BodyVariant(str, Enum):
     """Standard operators behind each edgetx operator."""
 

@@ -102,12 +102,19 @@ def run(
     threads: options.Threads = 0,
     custom_ops: options.CustomOps = True,
     provider: options.Provider = "",
+    optimization: options.Optimization = options.GraphOptimization.all,
     json: options.Json = False,
 ) -> None:
     """Run a package on images or arrays (prints predictions), pictures (restores) or sweeps (finds boxes)."""
     import edgetx
 
-    target = Target(device=device, threads=threads, custom_ops=custom_ops, provider=provider)
+    target = Target(
+        device=device,
+        threads=threads,
+        custom_ops=custom_ops,
+        provider=provider,
+        optimization=optimization.value,
+    )
     for_pictures = any((tile, halo, max_memory, mask, check_seams))
     for_points = points.Settings(format_, bev, viewer, show, color, score_threshold, all_points, calib)
     if for_points.given and not points.detects(package):
