@@ -4,7 +4,7 @@ In `README.md` and `docs/`, the blocks of one page run in order, in a folder tha
 `swin_tiny.edgetx`, the photograph `photo.png` and the `my_models.py` of `docs/sources.md`:
 
     python      executed, all blocks of a page in one namespace
-    bash        lines that call `edgetx` are run, lines that call `make` name a recipe that exists
+    bash        lines that call `edgetx` are run, each in its process; lines that call `make` name a recipe that exists
 
 In `CONTRIBUTING.md` the walks are followed in a copy of the checkout: a block whose first line names a file
 is that file, a diff is applied, and then the tests that it wrote run.
@@ -12,12 +12,15 @@ is that file, a diff is applied, and then the tests that it wrote run.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,15 +122,22 @@ def _shell(line: str) -> None:
         subprocess.run(["make", "--dry-run", "-C", str(ROOT), *words[1:]], check=True, capture_output=True)
         return
     assert Path(words[0]).name == "edgetx", f"the documentation runs {line!r}, which no test knows"
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    result = subprocess.run(
-        [sys.executable, "-m", "edgetx", *words[1:]],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "PYTHONPATH": path},
+    output = Path(tempfile.mkdtemp()) / "output"
+    # A child of its own for each command, of a server that has the frameworks imported: seconds each time.
+    start = multiprocessing.get_context("forkserver" if hasattr(os, "fork") else "spawn")
+    if hasattr(os, "fork"):
+        start.set_forkserver_preload(
+            ["edgetx.cli", "edgetx.sources", "edgetx.capture", "edgetx.sources._timm"]
+        )
+    process = start.Process(
+        target=runpy.run_path,
+        args=(str(Path(__file__).with_name("command.py")),),
+        kwargs={"init_globals": {"WORDS": words, "OUTPUT": str(output)}, "run_name": "__main__"},
     )
-    assert result.returncode == 0, f"{line}\n{result.stdout}\n{result.stderr}"
+    process.start()
+    process.join()
+    written = output.read_text(encoding="utf-8") if output.is_file() else ""
+    assert process.exitcode == 0, f"{line}\n{written}"
 
 
 def test_contributing(tmp_path: Path) -> None:
