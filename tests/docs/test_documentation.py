@@ -4,7 +4,7 @@ In `README.md` and `docs/`, the blocks of one page run in order, in a folder tha
 `swin_tiny.edgetx`, the photograph `photo.png` and the `my_models.py` of `docs/sources.md`:
 
     python      executed, all blocks of a page in one namespace
-    bash        lines that call `edgetx` are run, each in its process; lines that call `make` name a recipe that exists
+    bash        lines that call `edgetx` are run, lines that call `make` name a recipe that exists
 
 In `CONTRIBUTING.md` the walks are followed in a copy of the checkout: a block whose first line names a file
 is that file, a diff is applied, and then the tests that it wrote run.
