@@ -15,22 +15,23 @@ from typing import Any
 
 import msgspec
 
-from edgetx.core import Target
+from edgetx.core import Target, TensorSpec
 from edgetx.errors import EdgetxError, InputError
 from edgetx.sweeps.isolation import GRACE, Outcome
-from edgetx.sweeps.plan import Accuracy, Measure, feeds
+from edgetx.sweeps.plan import Accuracy, Export, Measure, Quantize, feeds
 
 Progress = Callable[[str], None]
 
 
 class Prepare(msgspec.Struct, frozen=True, kw_only=True, tag=True):
-    """Make the package `output`: export a SOURCE, or convert another package."""
+    """Make the package `output`: export a SOURCE, or convert or quantise another package."""
 
     output: str
     source: str | None = None
-    pretrained: bool | None = None
+    export: Export = Export()
     package: str | None = None
     precision: str = "float32"
+    quantize: Quantize | None = None
 
 
 class Score(msgspec.Struct, frozen=True, kw_only=True, tag=True):
@@ -74,7 +75,26 @@ def _prepare(task: Prepare, progress: Progress) -> None:
         from edgetx import pipeline
 
         pipeline.export(
-            task.source, output=task.output, pretrained=task.pretrained, force=True, progress=progress
+            task.source,
+            output=task.output,
+            pretrained=task.export.pretrained,
+            inputs=[TensorSpec.parse(text) for text in task.export.inputs],
+            force=True,
+            progress=progress,
+        )
+    elif task.quantize is not None:
+        from edgetx import quantization
+
+        assert task.package is not None
+        quantization.quantize(
+            task.package,
+            calib=task.quantize.calib,
+            precision=task.precision,
+            budget=task.quantize.budget,
+            limit=task.quantize.limit,
+            output=task.output,
+            force=True,
+            progress=progress,
         )
     else:
         from edgetx import precision

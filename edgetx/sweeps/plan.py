@@ -48,6 +48,15 @@ class Export(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """`[export]`: how models that are no packages yet are exported; as in `edgetx.export`."""
 
     pretrained: bool | None = None
+    inputs: tuple[str, ...] = ()
+
+
+class Quantize(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`[quantize]`: calibration data, and what may be lost; as in `edgetx.quantization.quantize`."""
+
+    calib: str
+    budget: str | None = None
+    limit: Positive | None = None
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +64,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     Attributes:
         models: package folders, relative to the file, or SOURCEs, which are exported first.
-        precisions: the model's own, or one that `edgetx.convert` makes of it.
+        precisions: the model's own, or one that is made of it: half precision, or 8 bits with `quantize`.
         runtimes: ids; `auto` takes the first usable one.
         shapes: sizes of symbols, such as `{batch = 4}`; an empty table is the golden input as it is.
         devices: `cpu`, `cuda[:index]` or registered devices.
@@ -70,6 +79,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     limits: Limits = Limits()
     accuracy: Accuracy | None = None
     export: Export = Export()
+    quantize: Quantize | None = None
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,16 +125,21 @@ def read(file: Path) -> Plan:
 def _check(file: Path, plan: Plan) -> None:
     from edgetx import runtimes
     from edgetx.devices import registry
-    from edgetx.precision import PRECISIONS
+    from edgetx.precision import PRECISIONS as HALF
+    from edgetx.quantization import PRECISIONS as QUANTIZED
 
     for field in ("models", "precisions", "runtimes", "shapes", "devices"):
         values = getattr(plan, field)
         for value in values:
             if values.count(value) > 1:
                 raise InputError(f"{file}: {field} has {value!r} twice; every cell is measured once")
-    if unknown := [each for each in plan.precisions if each not in ("float32", *PRECISIONS)]:
+    accepted = ("float32", *HALF, *QUANTIZED)
+    if unknown := [each for each in plan.precisions if each not in accepted]:
+        raise InputError(f"{file}: precisions: unknown {unknown[0]!r}; accepted: {', '.join(accepted)}")
+    if plan.quantize is None and (quantized := [each for each in plan.precisions if each in QUANTIZED]):
         raise InputError(
-            f"{file}: precisions: unknown {unknown[0]!r}; accepted: {', '.join(('float32', *PRECISIONS))}"
+            f"{file}: precisions: {quantized[0]!r} needs data to calibrate with: "
+            "[quantize] and calib = a folder"
         )
     try:
         for runtime in plan.runtimes:
@@ -140,8 +155,13 @@ def _check(file: Path, plan: Plan) -> None:
         folder = file.parent / model
         if not folder.is_dir() and (model.endswith(".edgetx") or not SOURCE.fullmatch(model)):
             raise InputError(f"{file}: models: {folder} does not exist; give a package's folder or a SOURCE")
-    if plan.accuracy is not None and not (file.parent / plan.accuracy.dataset).is_dir():
-        raise InputError(f"{file}: accuracy.dataset: {file.parent / plan.accuracy.dataset} is no folder")
+    folders = {
+        "accuracy.dataset": None if plan.accuracy is None else plan.accuracy.dataset,
+        "quantize.calib": None if plan.quantize is None else plan.quantize.calib,
+    }
+    for field, name in folders.items():
+        if name is not None and not (file.parent / name).is_dir():
+            raise InputError(f"{file}: {field}: {file.parent / name} is no folder")
 
 
 def cells(file: Path, plan: Plan) -> list[Cell]:
@@ -150,13 +170,16 @@ def cells(file: Path, plan: Plan) -> list[Cell]:
     Raises:
         PackageError: a model's folder is no package, or a file in it has changed.
     """
+    from edgetx.quantization import PRECISIONS as QUANTIZED
+
     found = []
     for model in plan.models:
         identity = _identity(file.parent / model, model, plan)
         for precision, runtime, shape, device in itertools.product(
             plan.precisions, plan.runtimes, plan.shapes, plan.devices
         ):
-            key = [identity, precision, runtime, sorted(shape.items()), device, plan.measure, plan.accuracy]
+            key: list[Any] = [identity, precision, runtime, sorted(shape.items()), device]
+            key += [plan.measure, plan.accuracy, plan.quantize if precision in QUANTIZED else None]
             digest = hashlib.sha256(msgspec.json.encode(key)).hexdigest()[:12]
             found.append(
                 Cell(
@@ -173,7 +196,7 @@ def cells(file: Path, plan: Plan) -> list[Cell]:
 
 def _identity(folder: Path, model: str, plan: Plan) -> list[Any]:
     if not folder.is_dir():
-        return [model, plan.export.pretrained]
+        return [model, plan.export]
     package = Package.open(folder)
     return [model, sorted((name, entry.sha256) for name, entry in package.manifest.files.items())]
 

@@ -18,7 +18,7 @@ from edgetx.package import Package
 from edgetx.sweeps import isolation, plan, report
 from edgetx.sweeps.child import Prepare, Run, Score
 from edgetx.sweeps.journal import Entry, Figures, Journal, ends, now, parse
-from edgetx.sweeps.plan import Cell, Plan
+from edgetx.sweeps.plan import Cell, Plan, Quantize
 
 Progress = Callable[[str], None]
 Work = tuple[Cell, Run]
@@ -156,12 +156,21 @@ class _Sweep:
 
     def _prepared(self, model: str, precision: str) -> Path:
         given = self.file.parent / model
-        export = Prepare(source=model, output="", pretrained=self.plan.export.pretrained)
+        export = Prepare(source=model, output="", export=self.plan.export)
         base = given if given.is_dir() else self._made(model, export)
         package = Package.open(base)
         if package.manifest.precision == precision:
             return base
-        return self._made(f"{model} {precision}", Prepare(package=str(base), precision=precision, output=""))
+        task = Prepare(package=str(base), precision=precision, output="", quantize=self._quantize(precision))
+        return self._made(f"{model} {precision}", task)
+
+    def _quantize(self, precision: str) -> Quantize | None:
+        from edgetx.quantization import PRECISIONS
+
+        given = self.plan.quantize
+        if given is None or precision not in PRECISIONS:
+            return None
+        return msgspec.structs.replace(given, calib=str(self.file.parent / given.calib))
 
     def _made(self, name: str, task: Prepare) -> Path:
         """The package that `task` makes, in the sweep's folder; made once."""

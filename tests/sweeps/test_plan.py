@@ -45,6 +45,11 @@ def test_cells(write, classifier):
             'models = ["classifier"]\nprecisions = ["float8"]',
             r"precisions: unknown 'float8'; accepted: float32",
         ),
+        (
+            'models = ["classifier"]\nprecisions = ["int8"]',
+            r"'int8' needs data to calibrate with: \[quantize\]",
+        ),
+        ('models = ["classifier"]\n[quantize]\ncalib = "cats"', r"quantize\.calib: .*cats is no folder"),
         ('models = ["classifier"]\nruntimes = ["fast"]', r"unknown runtime 'fast'"),
         ('models = ["classifier"]\ndevices = ["orin"]', r"unknown device 'orin'"),
         ('models = ["nothing.edgetx"]', r"nothing.edgetx does not exist"),

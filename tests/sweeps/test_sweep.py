@@ -196,3 +196,33 @@ def test_ray_that_is_not_there(write, classifier, tmp_path, monkeypatch):
     registry.store(registry.parse("orin", "orin.local"))
     with pytest.raises(InputError, match="leave --ray out for devices over SSH"):
         sweeps.sweep(write('models = ["classifier"]\ndevices = ["orin"]'), ray="auto")
+
+
+@pytest.mark.slow
+def test_sources_are_exported_and_quantised(write, tmp_path, monkeypatch):
+    """A SOURCE of one's own, in float32 and in 8 bits, judged by data."""
+    pytest.importorskip("torch", reason="exports a model")
+    import numpy as np
+
+    (tmp_path / "my_nets.py").write_text(
+        "import torch\n\n\ndef mlp():\n    torch.manual_seed(0)\n"
+        "    return torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.ReLU(), torch.nn.Linear(64, 32))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    calib = tmp_path / "calib"
+    calib.mkdir()
+    for number in range(8):
+        values = np.random.default_rng(number).normal(size=(1, 64)).astype(np.float32)
+        np.savez(calib / f"{number}.npz", x=values)
+    file = write(
+        'models = ["my_nets:mlp"]\nprecisions = ["float32", "int8"]\n'
+        '[export]\ninputs = ["x=float32[batch,64]"]\n'
+        '[quantize]\ncalib = "calib"\nbudget = "sqnr>=10"'
+    )
+    lines: list[str] = []
+    made = sweeps.sweep(file, progress=lines.append)
+    assert made.counts() == "2 done", lines
+    exact, quantised = (line.figures for line in made.cells)
+    assert quantised.size < exact.size and quantised.error > exact.error
+    assert [line.best for line in made.cells][1]
+    assert len(list((tmp_path / "sweep.sweep" / "packages").iterdir())) == 2
