@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
 import os
@@ -124,8 +125,12 @@ def test_connection_that_breaks_while_a_file_is_copied(device, server, tmp_path)
     traffic, lines, cuts = transfer.Traffic(), [], []
 
     def cut() -> None:
+        deadline = time.monotonic() + 60
         for share in (0.2, 0.5):
-            while not part.exists() or part.stat().st_size < share * item.size:
+            while time.monotonic() < deadline:
+                with contextlib.suppress(FileNotFoundError):
+                    if part.stat().st_size >= share * item.size:
+                        break
                 time.sleep(0.001)
             cuts.append(server.cut())
 
