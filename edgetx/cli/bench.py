@@ -32,7 +32,7 @@ class _Measures(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Put `measure` in front where no command is named."""
-        if args and args[0] not in self.commands and args[0] not in ("-h", "--help"):
+        if not args or (args[0] not in self.commands and args[0] not in ("-h", "--help")):
             args = [MEASURE, *args]
         return super().parse_args(ctx, args)
 
@@ -40,7 +40,6 @@ class _Measures(TyperGroup):
 app = typer.Typer(
     cls=_Measures,
     name="bench",
-    no_args_is_help=True,
     help="Measure packages (`edgetx bench PKG...`), compare measurements, and show a package's history.",
     epilog="`edgetx bench PKG...` is `edgetx bench measure PKG...`: see `edgetx bench measure --help`.",
 )
