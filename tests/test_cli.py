@@ -590,3 +590,51 @@ def test_ctrl_c_in_the_middle_of_a_benchmark(classifier):
     assert process.returncode == 130
     assert stderr.splitlines()[-1] == "interrupted"
     assert not stdout
+
+
+def test_bench_scenarios_and_pages(classifier, tmp_path):
+    pytest.importorskip("mlperf_loadgen")
+    pytest.importorskip("plotly")
+    options = (
+        "--scenario",
+        "single-stream,offline",
+        "--seconds",
+        "0.2",
+        "--profile",
+        "-o",
+        tmp_path / "r.html",
+    )
+    result = invoke("bench", classifier, *options, "--threads", "1", "--warmup", "0")
+    assert result.exit_code == 0, result.stderr
+    for words in ("single-stream", "offline", "short run, not judged", "where the time goes", "(remainder)"):
+        assert words in result.stdout
+    assert "kept in " in result.stderr
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+    shown = invoke("bench", "history", classifier)
+    assert shown.exit_code == 0 and "classifier" in shown.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--scenario", "burst"),
+            "unknown scenario 'burst'; accepted: single-stream, multi-stream, server, offline",
+        ),
+        (("--runtime", "warp"), "unknown runtime 'warp'; accepted: ort"),
+        (("--qps", "5"), "--qps belongs to the server scenario"),
+        (("--batch", "4"), "--batch belongs to the scenarios multi-stream and offline"),
+        (("--threads", "many"), "--threads is 'many'; give a number"),
+        (("--precision", "float7"), "float7"),
+        (("--torch", "--device", "orin"), "orin"),
+    ],
+)
+def test_bench_refuses(classifier, options, message):
+    result = invoke("bench", classifier, *options, *QUICK)
+    assert result.exit_code == 2 and message in result.stderr
+    assert result.stderr.count("\n") <= 3
+
+
+def test_a_failed_engine_is_exit_code_1(classifier):
+    result = invoke("bench", classifier, "--runtime", "ort,tensorrt_rtx", *QUICK)
+    assert result.exit_code == 1 and "FAILED: classifier, tensorrt_rtx" in result.stdout

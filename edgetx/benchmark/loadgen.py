@@ -59,7 +59,7 @@ def run(
         import mlperf_loadgen as lg
     except ImportError as error:
         raise UnavailableError(
-            f"MLPerf LoadGen cannot be imported ({error}); pip install 'edgetx[bench]', "
+            f"MLPerf LoadGen cannot be imported ({error}); pip install mlcommons-loadgen, "
             "or leave --scenario out to measure a closed loop"
         ) from error
     folder.mkdir(parents=True, exist_ok=True)

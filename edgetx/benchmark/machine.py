@@ -8,6 +8,7 @@ import platform
 import subprocess
 import sys
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 
 import msgspec
@@ -20,6 +21,13 @@ FEATURES = (
 """The CPU flags of /proc/cpuinfo that decide which kernels run."""
 
 
+LIBRARIES = (
+    "edgetx", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx", "torch",
+    "mlcommons-loadgen",
+)  # fmt: skip
+"""Distributions whose versions can change a figure."""
+
+
 class Gpu(msgspec.Struct, frozen=True, kw_only=True):
     """One NVIDIA GPU, as nvidia-smi reports it."""
 
@@ -30,7 +38,10 @@ class Gpu(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """The machine at the start of a measurement; sizes in bytes, load averages over 1 minute."""
+    """The machine at the start of a measurement; sizes in bytes, load averages over 1 minute.
+
+    `libraries` are the versions of what is installed, whether or not it took part.
+    """
 
     cpu: str
     cpu_features: tuple[str, ...]
@@ -45,6 +56,7 @@ class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
     governor: str | None
     gpus: tuple[Gpu, ...]
     time_utc: str
+    libraries: dict[str, str] = {}
     load_before: float | None
     load_after: float | None = None
 
@@ -65,8 +77,18 @@ class MachineRecord(msgspec.Struct, frozen=True, kw_only=True):
             governor=_read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
             gpus=gpus(),
             time_utc=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            libraries=libraries(),
             load_before=load_average(),
         )
+
+
+def libraries() -> dict[str, str]:
+    """Versions of those of `LIBRARIES` that are installed; nothing is imported for it."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _read(path: str | Path) -> str | None:
