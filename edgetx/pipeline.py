@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from edgetx import ops
 from edgetx import package as packages
 from edgetx.core import Architecture, IOSpec, Processor, Reference, Stage, Target, TensorSpec, Verdict
-from edgetx.errors import ExportError, InputError, UnavailableError, VerificationError
+from edgetx.errors import BenchmarkError, ExportError, InputError, UnavailableError, VerificationError
 from edgetx.ops import Variant as Bodies
 from edgetx.package import Case, IOEntry, Manifest, Package, StageEntry
 from edgetx.verification import verify
@@ -362,6 +362,9 @@ def deploy(
         report = benchmark.bench(
             package, runtime=runtime, target=target, baseline=stock, seconds=seconds, progress=progress
         )
+        if report.engines[0].kind != "package":
+            raise BenchmarkError(report.failures[0].error)
+        notes += [f"not measured: {failure.error}" for failure in report.failures]
     predictions: dict[str, Any] = {}
     if images:
         progress("running the images")

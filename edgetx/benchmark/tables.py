@@ -206,7 +206,7 @@ def _work(profile: Profile, flops: float, moved: float, ns: float) -> list[str]:
     reached = ""
     if profile.rates is not None and ns:
         reached = f"{profile.rates.least_ns(flops, moved) / ns:.0%} ({profile.rates.bound(flops, moved)})"
-    return [f"{flops / 1e6:.4g}", size(round(moved)), reached]
+    return [f"{flops / 1e6:.4g}" if flops >= 1000 else "0", size(round(moved)), reached]
 
 
 def csv(report: BenchReport) -> str:
