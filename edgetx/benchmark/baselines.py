@@ -76,7 +76,7 @@ def specs_of(
 
 def _check_source(package: Package) -> None:
     manifest = package.manifest
-    if manifest.weights == "in-memory":
+    if manifest.source.startswith("in-memory:"):
         raise InputError(
             f"package {package.path} was exported from a model in memory ({manifest.source}), so PyTorch and "
             "the stock export cannot be measured beside it; export it from a SOURCE such as module:function, "

@@ -433,14 +433,13 @@ def test_threads_and_runtimes_make_one_table(classifier):
         edgetx.bench(classifier, runtime="none", **QUICK)
 
 
-def test_in_memory_sources_have_no_torch_baseline(tmp_path):
-    torch = pytest.importorskip("torch")
-    package = edgetx.export(torch.nn.Linear(3, 2), torch.rand(1, 3), output=tmp_path / "linear")
+def test_in_memory_sources_have_no_torch_baseline(classifier):
+    manifest = classifier / "manifest.json"
+    fields = json.loads(manifest.read_text())
+    manifest.write_text(json.dumps(fields | {"source": "in-memory:Linear", "weights": "in-memory"}))
     for option in ({"torch": True}, {"stock": True}):
-        with pytest.raises(
-            InputError, match=r"exported from a model in memory .* give a file with --baseline"
-        ):
-            edgetx.bench(package, **option, **QUICK)
+        with pytest.raises(InputError, match=r"exported from a model in memory .* a file with --baseline"):
+            edgetx.bench(classifier, **option, **QUICK)
 
 
 @pytest.mark.slow
