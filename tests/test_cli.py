@@ -630,7 +630,7 @@ def test_bench_scenarios_and_pages(classifier, tmp_path):
     ],
 )
 def test_bench_refuses(classifier, options, message):
-    result = invoke("bench", classifier, *options, *QUICK)
+    result = invoke("bench", classifier, *QUICK, *options)
     assert result.exit_code == 2 and message in result.stderr
     assert result.stderr.count("\n") <= 3
 
