@@ -25,6 +25,7 @@ NAMES = (
     "rtx_builds",
     "sweep",
     "device",
+    "serving",
 )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
+from collections.abc import Callable
 
 from edgetx.core import Runtime, Session, Target
-from edgetx.errors import InputError, UnavailableError
+from edgetx.errors import InputError, PackageError, UnavailableError
 from edgetx.package import Package
 from edgetx.runtimes.chain import Chain
 from edgetx.runtimes.ort import OrtRuntime
@@ -58,9 +60,10 @@ def load(
         package: a package or its folder.
         runtime: a runtime's id; None takes the first one that can run the package here.
         target: device, threads and the like; None is the CPU with the engine's defaults.
-        stages: open the package's stages one by one, each on the first runtime that can run it (or all on
-            `runtime`), instead of the whole; gives a `Chain`.
-        check: for a folder, compare the hash of every file with the manifest before anything is opened.
+        stages: open the package's stages one by one, each on the first runtime that can run it (or all
+            on `runtime`), instead of the whole; gives a `Chain`.
+        check: for a folder, compare the hash of every file with the manifest, while the engine opens the
+            model; a session is only handed out once they agree.
 
     Raises:
         PackageError: the folder is no package, or a file has changed.
@@ -68,8 +71,40 @@ def load(
         InputError: an unknown runtime; or `stages`, and the package has none.
     """
     chosen = None if runtime is None else get(runtime)
-    opened = package if isinstance(package, Package) else Package.open(package, check=check)
     wanted = target if target is not None else Target()
+    if isinstance(package, Package):
+        return _open_whole_or_stages(package, chosen, wanted, stages)
+    opened = Package.open(package, check=False)
+    if not check:
+        return _open_whole_or_stages(opened, chosen, wanted, stages)
+    return _open_checked(opened, lambda: _open_whole_or_stages(opened, chosen, wanted, stages))
+
+
+def _open_checked(opened: Package, open_it: Callable[[], Session]) -> Session:
+    """Open while the files are hashed, which takes as long; a changed file is told, whatever it broke."""
+    problems: list[PackageError] = []
+
+    def check() -> None:
+        try:
+            opened.check()
+        except PackageError as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=check, name="edgetx-check")
+    thread.start()
+    session: Session | None = None
+    try:
+        session = open_it()
+    finally:
+        thread.join()
+        if problems:
+            if session is not None:
+                session.close()
+            raise problems[0]
+    return session
+
+
+def _open_whole_or_stages(opened: Package, chosen: Runtime | None, wanted: Target, stages: bool) -> Session:
     if not stages:
         return _open(opened, chosen, wanted)
     if not opened.stages:
