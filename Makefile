@@ -3,11 +3,13 @@
 #   VENV        where the environment lies
 #   TORCH_ARGS  more options for installing torch, such as the index of the CPU-only wheels
 #   PYTEST_ARGS more options for pytest
+#   WORKERS     processes that the tests are spread over, a file at a time
 PYTHON      ?= python3
 VENV        ?= .venv
 VENV_T5     ?= $(VENV)-transformers5
 TORCH_ARGS  ?=
 PYTEST_ARGS ?=
+WORKERS     ?= 2
 SOURCE      ?= swin_tiny
 OUTPUT      ?= packages/$(SOURCE)
 
@@ -71,10 +73,10 @@ quickstart: $(VENV)/.edgetx  ## set up, then export, verify, measure and run a m
 	   "$$($(BIN)/python -c 'from pathlib import Path; from skimage import data; print(Path(data.__file__).with_name("chelsea.png"))')"
 
 test: $(VENV)/.dev  ## set up, then run every test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.dev  ## the tests without the slow ones
-	$(BIN)/python -m pytest -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-transformers5: constraints/transformers5.txt  ## the exporters' tests against transformers 5, in a second environment
 	@$(MAKE) --no-print-directory VENV=$(VENV_T5) $(VENV_T5)/.dev
