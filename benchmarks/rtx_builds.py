@@ -66,7 +66,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "ffn_expansion_factor": 2.0,
     },
 }
-COUNTS = {"points": Range(100, 1000, 4000), "pillars": Range(50, 500, 2000), "groups": Range(1, 10, 60)}
+COUNTS = {
+    "points": Range(100, 1000, 4000),
+    "pillars": Range(50, 500, 2000),
+    **dict.fromkeys(("groups", "groups_0", "groups_1"), Range(1, 10, 60)),
+}
 """Sizes for symbols that nothing else is known of."""
 SIZES: dict[str, Ranges] = {"atd": {"height": Range(16, 32, 48), "width": Range(16, 32, 48)}}
 """ATD sorts all tokens with TopK, of which TensorRT-RTX takes 3840 at most."""

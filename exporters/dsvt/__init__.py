@@ -6,12 +6,13 @@ stage is in the graph, the partition into sets included; nothing has to be prepa
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgetx.core import Architecture, IOSpec, Rewrite, SymbolRange, TensorSpec
+from edgetx.core import Architecture, IOSpec, Rewrite, Stage, SymbolRange, TensorSpec
 from edgetx.exporters import _modules, _sets, generic
 from edgetx.exporters._windowed import linear
 from edgetx.exporters.dsvt import model
@@ -50,6 +51,26 @@ class DSVT(Architecture):
         )
         return Rewrite(copied, replaced, tuple(notes))
 
+    def stages(self, module: nn.Module) -> Sequence[Stage]:
+        """partition and blocks; none for a module around the blocks."""
+        if not isinstance(module, model.DSVT):
+            return ()
+        features = TensorSpec("features", "float32", ("points", module.channels))
+        coords = TensorSpec("coords", "int32", ("points", 4))
+        tokens = TensorSpec("tokens", "float32", ("points", module.channels))
+        used = range(min(len(module.stage_0), len(module.partitions)))
+        arranged = [TensorSpec(f"place_{i}", "float32", ("points", module.axes)) for i in range(2)]
+        for index, axis in ((index, axis) for index in used for axis in "yx"):
+            size = (f"groups_{index}", module.set_size)
+            arranged.append(TensorSpec(f"sets_{index}{axis}", "int32", size))
+            arranged.append(TensorSpec(f"inverse_{index}{axis}", "int32", ("points",)))
+        inputs = (features, *arranged)
+        rows = [f"groups_{index}" for index in used]
+        return [
+            Stage("partition", Partition(module), IOSpec((coords,), tuple(arranged), _sizes("points"))),
+            Stage("blocks", Blocks(module), IOSpec(inputs, (tokens,), _sizes("points", *rows))),
+        ]
+
     def samples(self, module: nn.Module) -> list[dict[str, Any]]:
         """Two sweeps in one batch, a sparse one, and one voxel."""
         if not isinstance(module, model.DSVT):
@@ -57,6 +78,33 @@ class DSVT(Architecture):
         room = module.grid[0] * module.grid[1] // 2
         cases = ((2, min(4000, room)), (1, min(300, room)), (1, 1))
         return _sets.samples(module.channels, cases, module.grid, (0, 3, 2, 1))
+
+
+class Partition(nn.Module):
+    """`coords` to both places, and groups and inverse along y and x of the partitions that blocks use."""
+
+    def __init__(self, whole: model.DSVT) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, coords: Tensor) -> tuple[Tensor, ...]:
+        places, sets = self.whole.arrange(coords)
+        used = [each for pair in sets[: len(self.whole.stage_0)] for each in pair]
+        return (*places, *(tensor for each in used for tensor in (each.groups, each.inverse)))
+
+
+class Blocks(nn.Module):
+    """The network: features and what `Partition` gives."""
+
+    def __init__(self, whole: model.DSVT) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, features: Tensor, first: Tensor, second: Tensor, *others: Tensor) -> Tensor:
+        # GroupAttention needs no repeated voxels: groups stand for them.
+        pairs = zip(others[::2], others[1::2], strict=True)
+        each = [model.Sets(groups, groups, inverse) for groups, inverse in pairs]
+        return self.whole.attend(features, [first, second], [each[:2], each[2:]])
 
 
 class GroupedAttention(nn.Module):
@@ -88,3 +136,7 @@ class GroupedAttention(nn.Module):
 def dsvt_block(**settings: Any) -> model.DSVT:
     """Blocks with random weights; `settings` are those of `model.DSVT`."""
     return model.DSVT(**settings).eval()
+
+
+def _sizes(*names: str) -> dict[str, SymbolRange]:
+    return {name: SymbolRange() for name in names}

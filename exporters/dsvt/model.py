@@ -212,12 +212,20 @@ class DSVT(nn.Module):
         Returns:
             `[T, channels]`, the voxels as they were given.
         """
+        return self.attend(features, *self.arrange(coords))
+
+    def arrange(self, coords: Tensor) -> tuple[list[Tensor], list[list[Sets]]]:
+        """For both partitions: the voxels' distances from the middle of their window, and the sets."""
         places, sets = [], []
         for window, shift in self.partitions:
             numbers, inside = windows(coords, self.grid, window, shift)
             middle = torch.tensor(window, device=coords.device)[: self.axes] / 2
             places.append(inside[:, : self.axes] - middle)
             sets.append(partition(numbers, inside, window, self.set_size))
+        return places, sets
+
+    def attend(self, features: Tensor, places: list[Tensor], sets: list[list[Sets]]) -> Tensor:
+        """The blocks, on what `arrange` gives."""
         x = features
         embeddings: Any = self.input_layer.posembed_layers[0]
         stage = zip(self.stage_0, self.residual_norm_stage_0, embeddings, strict=True)

@@ -6,11 +6,12 @@ stage is in the graph, sorting along the curves included; nothing has to be prep
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
-from edgetx.core import Architecture, IOSpec, Rewrite, SymbolRange, TensorSpec
+from edgetx.core import Architecture, IOSpec, Rewrite, Stage, SymbolRange, TensorSpec
 from edgetx.exporters import _modules, _sets, generic
 from edgetx.exporters._windowed import linear
 from edgetx.exporters.ptv3 import model
@@ -55,6 +56,30 @@ class PTv3(Architecture):
         replaced = tuple(name for name, inner in named.items() if isinstance(inner, GroupedAttention))
         return Rewrite(copied, replaced, tuple(notes))
 
+    def stages(self, module: nn.Module) -> Sequence[Stage]:
+        """serialize and blocks; none for a module around the blocks."""
+        if not isinstance(module, model.PointTransformerV3):
+            return ()
+        features = TensorSpec("features", "float32", ("points", module.channels))
+        coords = TensorSpec("coords", "int32", ("points", 4))
+        tokens = TensorSpec("tokens", "float32", ("points", module.channels))
+        arranged = [
+            spec
+            for index in range(len(set(module.orders)))
+            for spec in (
+                TensorSpec(f"groups_{index}", "int32", ("groups", module.patch_size)),
+                TensorSpec(f"inverse_{index}", "int32", ("points",)),
+            )
+        ]
+        if module.neighbours is not None:
+            arranged.append(TensorSpec("neighbours", "int64", ("points", 27)))
+        blocks = Blocks(module)
+        inputs = (features, *([coords] if blocks.biased else []), *arranged)
+        return [
+            Stage("serialize", Serialize(module), IOSpec((coords,), tuple(arranged), _sizes("points"))),
+            Stage("blocks", blocks, IOSpec(inputs, (tokens,), _sizes("points", "groups"))),
+        ]
+
     def samples(self, module: nn.Module) -> list[dict[str, Any]]:
         """Two clouds of together 2.5 patches, one of half a patch, and one point."""
         if not isinstance(module, model.PointTransformerV3):
@@ -62,6 +87,36 @@ class PTv3(Architecture):
         size = module.patch_size
         cases = ((2, 5 * size // 2), (1, max(size // 2, 1)), (1, 1))
         return _sets.samples(module.channels, cases, (200, 200, 40))
+
+
+class Serialize(nn.Module):
+    """Integers: `coords` to groups and inverse of every order, and the neighbours where there are any."""
+
+    def __init__(self, whole: model.PointTransformerV3) -> None:
+        super().__init__()
+        self.whole = whole
+
+    def forward(self, coords: Tensor) -> tuple[Tensor, ...]:
+        tensors = [tensor for patches in self.whole.arrange(coords) for tensor in patches]
+        if self.whole.neighbours is not None:
+            tensors.append(self.whole.neighbours(coords))
+        return tuple(tensors)
+
+
+class Blocks(nn.Module):
+    """The network: features, coordinates if `biased`, and what `Serialize` gives."""
+
+    def __init__(self, whole: model.PointTransformerV3) -> None:
+        super().__init__()
+        self.whole = whole
+        self.biased = any(isinstance(inner, model.RPE) for inner in whole.modules())
+
+    def forward(self, features: Tensor, *others: Tensor) -> Tensor:
+        tensors = list(others)
+        coords = tensors.pop(0) if self.biased else features
+        neighbours = None if self.whole.neighbours is None else tensors.pop()
+        patches = [model.Patches(*pair) for pair in zip(tensors[::2], tensors[1::2], strict=True)]
+        return self.whole.attend(features, coords, neighbours, patches)
 
 
 class GroupedAttention(nn.Module):
@@ -85,6 +140,10 @@ class GroupedAttention(nn.Module):
 def ptv3_block(**settings: Any) -> model.PointTransformerV3:
     """Blocks with random weights; `settings` are those of `model.PointTransformerV3`."""
     return model.PointTransformerV3(**settings).eval()
+
+
+def _sizes(*names: str) -> dict[str, SymbolRange]:
+    return {name: SymbolRange() for name in names}
 
 
 def _attention(attention: Any) -> nn.Module:

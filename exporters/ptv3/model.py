@@ -228,11 +228,20 @@ class PointTransformerV3(nn.Module):
         Returns:
             `[T, channels]`, the points as they were given.
         """
-        orders = sorted(set(self.orders))
-        patches = dict(zip(orders, serialize(coords, orders, self.patch_size), strict=True))
         neighbours = None if self.neighbours is None else self.neighbours(coords)
+        return self.attend(features, coords, neighbours, self.arrange(coords))
+
+    def arrange(self, coords: Tensor) -> list[Patches]:
+        """The patches of every order that a block follows, orders sorted by name."""
+        return serialize(coords, sorted(set(self.orders)), self.patch_size)
+
+    def attend(
+        self, features: Tensor, coords: Tensor, neighbours: Tensor | None, patches: Sequence[Patches]
+    ) -> Tensor:
+        """The blocks; `patches` as `arrange` gives them."""
+        named = dict(zip(sorted(set(self.orders)), patches, strict=True))
         x = features
         for index, order in enumerate(self.orders):
             block: Any = self.get_submodule(f"block{index}")
-            x = block(x, coords, neighbours, patches[order])
+            x = block(x, coords, neighbours, named[order])
         return x

@@ -133,10 +133,12 @@ def test_exports_to_one_file_for_any_number_of_voxels(
     before = {name: value.clone() for name, value in blocks.state_dict().items()}
     rewrite = DSVT().rewrite(blocks)
     assert len(rewrite.replaced) == 4
-    package = edgetx.export(blocks, output=tmp_path / "dsvt")
+    package = edgetx.export(blocks, output=tmp_path / "dsvt", split=True)
+    assert package.stages == ("partition", "blocks")
     assert package.manifest.operators["GroupAttention"] == 4
-    for target in (edgetx.Target(), edgetx.Target(custom_ops=False)):
-        with edgetx.load(package, target=target) as session:
+    plain = edgetx.Target(custom_ops=False)
+    for target, stages in ((edgetx.Target(), False), (plain, False), (edgetx.Target(), True)):
+        with edgetx.load(package, target=target, stages=stages) as session:
             for batch, points in CASES:
                 feeds = voxels(batch, points, HIGH[0])
                 tensors = [torch.from_numpy(array) for array in feeds.values()]

@@ -159,10 +159,12 @@ def test_exports_to_one_file_for_any_number_of_points(
     before = {name: value.clone() for name, value in blocks.state_dict().items()}
     rewrite = PTv3().rewrite(blocks)
     assert rewrite.replaced == ("block0.attn", "block1.attn")
-    package = edgetx.export(blocks, output=tmp_path / "ptv3")
+    package = edgetx.export(blocks, output=tmp_path / "ptv3", split=True)
+    assert package.stages == ("serialize", "blocks")
     assert package.manifest.operators["GroupAttention"] == 2
-    for target in (edgetx.Target(), edgetx.Target(custom_ops=False)):
-        with edgetx.load(package, target=target) as session:
+    plain = edgetx.Target(custom_ops=False)
+    for target, stages in ((edgetx.Target(), False), (plain, False), (edgetx.Target(), True)):
+        with edgetx.load(package, target=target, stages=stages) as session:
             for batch, points in CASES:
                 feeds = cloud(batch, points)
                 tensors = [torch.from_numpy(array) for array in feeds.values()]
