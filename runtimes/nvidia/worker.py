@@ -77,9 +77,10 @@ class Parsed:
         trt = self.trt = library.load()
         self.path = Path(request["model"])
         self.library = library
+        self.plugins = bool(request["plugins"])
         self.log = logs.make(trt)
         self.builder = trt.Builder(self.log)
-        if request["plugins"]:
+        if self.plugins:
             from edgetx.ops import plugin
 
             plugin.load(trt, self.builder.get_plugin_registry())
@@ -154,8 +155,7 @@ def _build(library: Library, request: Mapping[str, Any], report: Callable[[str],
         file.write_bytes(plan)
         modules = fused.modules(parsed.model)
         before = fused.of_network([(each.name, each.type.name, each.metadata) for each in layers], modules)
-        found = _inspected(parsed, plan)
-        after = None if found is None else fused.of_inspector(found, modules)
+        after = _inspected(parsed, plan, modules, report)
         (file.parent / fused.FILE).write_bytes(fused.encode(before, after))
     return {"layers": len(layers)}
 
@@ -173,15 +173,26 @@ def _disk(size: int) -> Iterator[None]:
         ) from error
 
 
-def _inspected(parsed: Parsed, plan: Any) -> str | None:
-    """What the inspector says of a built engine; None where no GPU loads it."""
+def _inspected(
+    parsed: Parsed, plan: Any, modules: fused.Places, report: Callable[[str], None]
+) -> tuple[fused.Fused, ...] | None:
+    """What the inspector says of a built engine; None where no GPU loads it, or its answer is another."""
     trt = parsed.trt
     runtime = trt.Runtime(parsed.log)
+    if parsed.plugins:
+        from edgetx.ops import plugin
+
+        plugin.load(trt, runtime.get_plugin_registry())
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         return None
     inspector = engine.create_engine_inspector()
-    return str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    said = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    try:
+        return fused.of_inspector(said, modules)
+    except PackageError as error:  # the engine is good all the same
+        report(f"no report of fused layers: {error}")
+        return None
 
 
 def read_times(config: Any, file: Path) -> bool:
