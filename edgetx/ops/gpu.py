@@ -9,7 +9,9 @@ from __future__ import annotations
 import functools
 import importlib.util
 import logging
+import math
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,10 +21,33 @@ logger = logging.getLogger(__name__)
 
 SMALLEST_BLOCK = 16
 """Of a matrix product's operands, along each axis."""
-LARGEST_BLOCK = 64
-"""Of queries or keys: 64 rows of 32 channels and their logits stay in the registers of four warps."""
-LARGEST_LOOPING_BLOCK = 32
-"""Of queries, where more than one block of keys follows, and of both in float32: 64 rows spill registers."""
+WIDEST_ALIGNMENT = 8
+"""Elements of half precision that one load takes, 16 bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """How a kernel cuts its work: rows of a block of queries and of keys, warps, pipeline stages."""
+
+    queries: int
+    keys: int
+    warps: int = 4
+    stages: int = 1
+
+    def options(self) -> dict[str, int]:
+        """The kernel's and the compiler's arguments."""
+        return {
+            "BLOCK_Q": self.queries,
+            "BLOCK_K": self.keys,
+            "num_warps": self.warps,
+            "num_stages": self.stages,
+        }
+
+
+HALF_TILES = (Tile(64, 64), Tile(32, 64, stages=2))
+"""For half precision: all keys at once; fewer queries, where several blocks of keys follow."""
+WIDE_TILES = (Tile(32, 32),)
+"""For float32, whose rows fill registers twice as fast."""
 
 
 def why_not(tensor: torch.Tensor) -> str | None:
@@ -73,16 +98,25 @@ def upcast(dtype: torch.dtype) -> bool:
     return interpreted() and dtype == torch.bfloat16
 
 
-def block(size: int, most: int = LARGEST_BLOCK) -> int:
-    """The power of two, from `SMALLEST_BLOCK` to `most`, that holds `size` or is largest."""
-    return min(max(1 << (size - 1).bit_length(), SMALLEST_BLOCK), most)
+def block(size: int) -> int:
+    """The power of two, from `SMALLEST_BLOCK`, that holds `size`."""
+    return max(1 << (size - 1).bit_length(), SMALLEST_BLOCK)
 
 
-def blocks(queries: int, keys: int, dtype: torch.dtype) -> tuple[int, int]:
-    """Rows of a block of queries and of a block of keys; no registers spill on sm_80 and sm_120."""
+def alignment(*sizes: int) -> int:
+    """The power of two up to `WIDEST_ALIGNMENT` that all sizes are multiples of."""
+    return math.gcd(WIDEST_ALIGNMENT, *sizes)
+
+
+def tile(queries: int, keys: int, dtype: torch.dtype) -> Tile:
+    """The tile for windows of so many queries and keys; `cuda/launch.cc` has the rule too."""
     import torch
 
-    loops = keys > LARGEST_BLOCK
-    wide = dtype == torch.float32
-    block_q = block(queries, LARGEST_LOOPING_BLOCK if wide or loops else LARGEST_BLOCK)
-    return block_q, block(keys, LARGEST_LOOPING_BLOCK if wide and loops else LARGEST_BLOCK)
+    if dtype == torch.float32:
+        return WIDE_TILES[0]
+    return HALF_TILES[0] if keys <= HALF_TILES[0].keys and queries > HALF_TILES[1].queries else HALF_TILES[1]
+
+
+def numbers(first: int, end: int) -> list[int]:
+    """Arguments that are numbers: one compiled kernel serves all of their values."""
+    return list(range(first, end))

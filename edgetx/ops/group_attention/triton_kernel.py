@@ -35,7 +35,7 @@ def chain_kernel(inverse, first, following, tokens, BLOCK: tl.constexpr):
     tl.store(following + token, before, mask=slot >= 0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=gpu.numbers(7, 12))
 def group_attention_kernel(
     q,
     k,
@@ -45,51 +45,54 @@ def group_attention_kernel(
     following,
     out,
     slots,
-    HEADS: tl.constexpr,
-    SIZE: tl.constexpr,
-    VALUE_SIZE: tl.constexpr,
-    SCALE: tl.constexpr,
+    heads,
+    size,
+    value_size,
+    scale,
     SOFTMAX: tl.constexpr,
-    PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
 ):
-    """Grid: groups · query blocks · heads; `slots` is S."""
+    """Grid: groups · query blocks · heads; `slots` is S.
+
+    `size` and `value_size` are multiples of ALIGN, and at most BLOCK_D.
+    """
+    size = size // ALIGN * ALIGN  # tells the compiler how wide its loads may be
+    value_size = value_size // ALIGN * ALIGN
     program = tl.program_id(0)
-    head = program % HEADS
-    program = program // HEADS
+    head = program % heads
+    program = program // heads
     blocks = tl.cdiv(slots, BLOCK_Q)
     group = (program // blocks).to(tl.int64)
     slot = program % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
     channel = tl.arange(0, BLOCK_D)
-    value_channel = tl.arange(0, BLOCK_V)
-    known = (channel < SIZE)[None, :]
-    value_known = (value_channel < VALUE_SIZE)[None, :]
+    known = (channel < size)[None, :]
+    value_known = (channel < value_size)[None, :]
 
     groups += group * slots
     query = tl.load(groups + slot, mask=slot < slots, other=-1).to(tl.int64)
-    place = query[:, None] * (HEADS * SIZE) + head * SIZE + channel[None, :]
+    place = query[:, None] * (heads * size) + head * size + channel[None, :]
     queries = tl.load(q + place, mask=(query >= 0)[:, None] & known, other=0.0)
 
     highest = tl.full([BLOCK_Q], -1e30, tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
-    result = tl.zeros([BLOCK_Q, BLOCK_V], tl.float32)
+    result = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     for start in range(0, slots, BLOCK_K):
         position = start + tl.arange(0, BLOCK_K)
         key = tl.load(groups + position, mask=position < slots, other=-1).to(tl.int64)
         there = key >= 0
-        place = key[:, None] * (HEADS * SIZE) + head * SIZE + channel[None, :]
+        place = key[:, None] * (heads * size) + head * size + channel[None, :]
         keys = tl.load(k + place, mask=there[:, None] & known, other=0.0)
-        place = key[:, None] * (HEADS * VALUE_SIZE) + head * VALUE_SIZE + value_channel[None, :]
+        place = key[:, None] * (heads * value_size) + head * value_size + channel[None, :]
         values = tl.load(v + place, mask=there[:, None] & value_known, other=0.0)
         if UPCAST:
-            logits = tl.dot(queries.to(tl.float32), tl.trans(keys.to(tl.float32)), input_precision=PRECISION)
+            logits = tl.dot(queries.to(tl.float32), tl.trans(keys.to(tl.float32)), input_precision="ieee")
         else:
-            logits = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)
-        logits *= SCALE
+            logits = tl.dot(queries, tl.trans(keys), input_precision="ieee")
+        logits *= scale
         if SOFTMAX:
             logits = tl.where(there[None, :], logits, float("-inf"))
             # Starts from a finite number, so that a block of empty slots gives 0 and not NaN.
@@ -104,16 +107,16 @@ def group_attention_kernel(
             weights = positive * positive
         weights = weights.to(values.dtype)
         if UPCAST:
-            result += tl.dot(weights.to(tl.float32), values.to(tl.float32), input_precision=PRECISION)
+            result += tl.dot(weights.to(tl.float32), values.to(tl.float32), input_precision="ieee")
         else:
-            result += tl.dot(weights, values, input_precision=PRECISION)
+            result += tl.dot(weights, values, input_precision="ieee")
     if SOFTMAX:
         result /= tl.where(total > 0, total, 1.0)[:, None]
     result = result.to(out.dtype.element_ty)
 
     token = tl.load(first + group * slots + slot, mask=query >= 0, other=-1).to(tl.int64)
     while tl.max(token, 0) >= 0:
-        place = token[:, None] * (HEADS * VALUE_SIZE) + head * VALUE_SIZE + value_channel[None, :]
+        place = token[:, None] * (heads * value_size) + head * value_size + channel[None, :]
         tl.store(out + place, result, mask=(token >= 0)[:, None] & value_known)
         token = tl.load(following + token, mask=token >= 0, other=-1).to(tl.int64)
 
@@ -135,8 +138,8 @@ def group_attention(
     chain_kernel[(triton.cdiv(tokens, BLOCK_TOKENS),)](
         inverse.contiguous(), first, following, tokens, BLOCK=BLOCK_TOKENS
     )
-    block_q, block_k = gpu.blocks(slots, slots, q.dtype)
-    group_attention_kernel[(groups.shape[0] * triton.cdiv(slots, block_q) * a.num_heads,)](
+    tile = gpu.tile(slots, slots, q.dtype)
+    group_attention_kernel[(groups.shape[0] * triton.cdiv(slots, tile.queries) * a.num_heads,)](
         q.contiguous(),
         k.contiguous(),
         v.contiguous(),
@@ -145,16 +148,14 @@ def group_attention(
         following,
         out,
         slots,
-        HEADS=a.num_heads,
-        SIZE=size,
-        VALUE_SIZE=value_size,
-        SCALE=a.scale,
+        a.num_heads,
+        size,
+        value_size,
+        a.scale,
         SOFTMAX=a.activation == "softmax",
-        PRECISION="ieee",
         UPCAST=gpu.upcast(q.dtype),
-        BLOCK_Q=block_q,
-        BLOCK_K=block_k,
-        BLOCK_D=gpu.block(size, most=2**16),
-        BLOCK_V=gpu.block(value_size, most=2**16),
+        ALIGN=gpu.alignment(size, value_size),
+        BLOCK_D=gpu.block(max(size, value_size)),
+        **tile.options(),
     )
     return out

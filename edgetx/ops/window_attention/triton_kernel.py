@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
+from edgetx.errors import InputError
 from edgetx.ops import gpu
 
 if TYPE_CHECKING:
@@ -24,41 +25,49 @@ if TYPE_CHECKING:
     from edgetx.ops.window_attention.attributes import WindowAttentionAttributes
 
 
+HAS_BIAS, HAS_SCALE, HAS_PAD, HAS_MASK = 1, 2, 4, 8
+"""Bits of the kernel's `flags`; `cuda.cc` has them too."""
+MOST_TOKENS = 2**20
+"""Of a window: more are not divided exactly by `_divide`."""
+
+
 @triton.jit
-def _source(position_y, position_x, shift_y, shift_x, rolled_y, rolled_x, height, width):
+def _divide(number, divisor):
+    """`number // divisor`, exact for 0 <= number < 2**21, in a fraction of a division's instructions."""
+    return ((number.to(tl.float32) + 0.5) * (1.0 / divisor)).to(tl.int32)
+
+
+@triton.jit
+def _source(position_y, position_x, roll_y, roll_x, rolled_y, rolled_x, height, width):
     """Where tokens of the rolled, padded map lie in the map; and which of them are tokens of it, not pads."""
-    y = (position_y + shift_y) % rolled_y
-    x = (position_x + shift_x) % rolled_x
+    # Positions that count lie in [0, rolled), and so do rolls: one subtraction is the remainder.
+    y = position_y + roll_y
+    x = position_x + roll_x
+    y = tl.where(y >= rolled_y, y - rolled_y, y)
+    x = tl.where(x >= rolled_x, x - rolled_x, x)
     real = (position_y < rolled_y) & (position_x < rolled_x) & (y < height) & (x < width)
     return y * width + x, real
 
 
 @triton.jit
-def _region(y, x, padded_y, padded_x, shift_y, shift_x, WINDOW_Y: tl.constexpr, WINDOW_X: tl.constexpr):
+def _region(y, x, padded_y, padded_x, shift_y, shift_x, window_y, window_x):
     """The region of the shifted map, 0 to 8; an axis without shift is one region."""
-    row = (y >= padded_y - WINDOW_Y).to(tl.int32) + (y >= padded_y - shift_y).to(tl.int32)
-    column = (x >= padded_x - WINDOW_X).to(tl.int32) + (x >= padded_x - shift_x).to(tl.int32)
+    row = (y >= padded_y - window_y).to(tl.int32) + (y >= padded_y - shift_y).to(tl.int32)
+    column = (x >= padded_x - window_x).to(tl.int32) + (x >= padded_x - shift_x).to(tl.int32)
     row = tl.where(shift_y > 0, row, 0)
     column = tl.where(shift_x > 0, column, 0)
     return row * 3 + column
 
 
 @triton.jit
-def _rows(
-    base, pad, token, real, pads, channel, CHANNELS: tl.constexpr, SIZE: tl.constexpr, HAS_PAD: tl.constexpr
-):
-    """`[tokens, channels]`: the tokens' rows; the pad row where `pads`; zeros elsewhere."""
-    columns = (channel < SIZE)[None, :]
-    rows = tl.load(
-        base + token[:, None] * CHANNELS + channel[None, :], mask=real[:, None] & columns, other=0.0
-    )
-    if HAS_PAD:
-        row = tl.load(pad + channel, mask=channel < SIZE, other=0.0)
-        rows = tl.where(pads[:, None], row[None, :], rows)
-    return rows
+def _rows(base, pad, token, known, pads, channels, channel, size):
+    """`[tokens, channels]`: the tokens' rows; the pad row where `pads`; zeros where not `known`."""
+    row = tl.where(pads, pad, base + token.to(tl.int64) * channels)
+    mask = known[:, None] & (channel < size)[None, :]
+    return tl.load(row[:, None] + channel[None, :], mask=mask, other=0.0)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=gpu.numbers(5, 25))
 def window_attention_kernel(
     qkv,
     bias,
@@ -71,110 +80,116 @@ def window_attention_kernel(
     padded_x,
     rolled_y,
     rolled_x,
+    roll_y,
+    roll_x,
     shift_y,
     shift_x,
-    HEADS: tl.constexpr,
-    SIZE: tl.constexpr,
-    VALUE_SIZE: tl.constexpr,
-    WINDOW_Y: tl.constexpr,
-    WINDOW_X: tl.constexpr,
-    KV_Y: tl.constexpr,
-    KV_X: tl.constexpr,
-    SCALE: tl.constexpr,
-    MASK_VALUE: tl.constexpr,
-    HAS_BIAS: tl.constexpr,
-    HAS_SCALE: tl.constexpr,
-    HAS_PAD: tl.constexpr,
-    HAS_MASK: tl.constexpr,
+    heads,
+    size,
+    value_size,
+    window_y,
+    window_x,
+    kv_y,
+    kv_x,
+    flags,
+    scale,
+    mask_value,
     NORM: tl.constexpr,
-    PRECISION: tl.constexpr,
     UPCAST: tl.constexpr,
+    ALIGN: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr,
 ):
-    """Grid: batch · windows · query blocks · heads. Sizes in tokens; `rolled` is the size of the roll."""
-    QUERIES: tl.constexpr = WINDOW_Y * WINDOW_X
-    KEYS: tl.constexpr = KV_Y * KV_X
-    BLOCKS: tl.constexpr = (QUERIES + BLOCK_Q - 1) // BLOCK_Q
-    CHANNELS: tl.constexpr = HEADS * (2 * SIZE + VALUE_SIZE)
+    """Grid: batch · windows · query blocks · heads.
+
+    Args:
+        qkv: as the operator's inputs; what `flags` does not tell of is never read.
+        height: of the map, in tokens, as all sizes; `padded` is the map with its pads, `rolled` what is
+            rolled by `roll`, `shift` the operator's, which the regions of the mask follow.
+        size: a multiple of ALIGN, as is `value_size`; both are at most BLOCK_D.
+        flags: `HAS_BIAS` ... `HAS_MASK`.
+    """
     EPSILON: tl.constexpr = 1e-12
+    size = size // ALIGN * ALIGN  # tells the compiler how wide its loads may be
+    value_size = value_size // ALIGN * ALIGN
+    queries = window_y * window_x
+    keys = kv_y * kv_x
+    blocks = (queries + BLOCK_Q - 1) // BLOCK_Q
+    channels = heads * (2 * size + value_size)
 
     program = tl.program_id(0)
-    head = program % HEADS
-    program = program // HEADS
-    block = program % BLOCKS
-    window = program // BLOCKS
-    windows_x = (padded_x + WINDOW_X - 1) // WINDOW_X
-    windows_y = (padded_y + WINDOW_Y - 1) // WINDOW_Y
-    left = (window % windows_x) * WINDOW_X
-    top = (window // windows_x % windows_y) * WINDOW_Y
-    batch = (window // (windows_x * windows_y)).to(tl.int64)
+    head = program % heads
+    program = program // heads
+    block = program % blocks
+    window = program // blocks
+    windows_x = (padded_x + window_x - 1) // window_x
+    windows_y = (padded_y + window_y - 1) // window_y
+    left = (window % windows_x) * window_x
+    window = window // windows_x
+    top = (window % windows_y) * window_y
+    batch = (window // windows_y).to(tl.int64)
+    border_y = (kv_y - window_y) // 2
+    border_x = (kv_x - window_x) // 2
 
-    qkv += batch * height * width * CHANNELS
-    out += batch * height * width * (HEADS * VALUE_SIZE)
+    qkv += batch * height * width * channels
+    out += batch * height * width * (heads * value_size)
     channel = tl.arange(0, BLOCK_D)
-    value_channel = tl.arange(0, BLOCK_V)
 
     query = block * BLOCK_Q + tl.arange(0, BLOCK_Q)
-    query_y = top + query // WINDOW_X
-    query_x = left + query % WINDOW_X
-    query_token, query_real = _source(query_y, query_x, shift_y, shift_x, rolled_y, rolled_x, height, width)
-    query_real = query_real & (query < QUERIES)
+    row = _divide(query, window_x)
+    query_y = top + row
+    query_x = left + query - row * window_x
+    query_token, query_real = _source(query_y, query_x, roll_y, roll_x, rolled_y, rolled_x, height, width)
+    query_real = query_real & (query < queries)
     # A pad token's own result is dropped, so its query may be anything.
-    q = _rows(qkv + head * SIZE, qkv, query_token, query_real, query_real, channel, CHANNELS, SIZE, False)
-    factor = tl.full([BLOCK_Q], SCALE, tl.float32)
-    if HAS_SCALE:
+    at = head * size
+    q = _rows(qkv + at, qkv + at, query_token, query_real, query_real == 0, channels, channel, size)
+    factor = tl.full([BLOCK_Q], 1.0, tl.float32) * scale
+    if flags & 2:
         factor *= tl.load(head_scale + head).to(tl.float32)
     if NORM:
         wide = q.to(tl.float32)
         factor /= tl.maximum(tl.sqrt(tl.sum(wide * wide, 1)), EPSILON)
-    if HAS_MASK:
-        query_region = _region(query_y, query_x, padded_y, padded_x, shift_y, shift_x, WINDOW_Y, WINDOW_X)
+    query_region = _region(query_y, query_x, padded_y, padded_x, shift_y, shift_x, window_y, window_x)
+    # Only keys near the lower and right edges lie in another region than the first.
+    below = (shift_y > 0) & (top + window_y + border_y > padded_y - window_y)
+    right = (shift_x > 0) & (left + window_x + border_x > padded_x - window_x)
+    masked = ((flags & 8) != 0) & (below | right)
 
     highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
-    result = tl.zeros([BLOCK_Q, BLOCK_V], tl.float32)
-    for first in range(0, KEYS, BLOCK_K):
+    result = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
+    for first in range(0, keys, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K)
-        key_y = top - (KV_Y - WINDOW_Y) // 2 + key // KV_X
-        key_x = left - (KV_X - WINDOW_X) // 2 + key % KV_X
-        inside = (key < KEYS) & (key_y >= 0) & (key_x >= 0) & (key_y < padded_y) & (key_x < padded_x)
-        key_token, key_real = _source(key_y, key_x, shift_y, shift_x, rolled_y, rolled_x, height, width)
-        key_pad = inside & (key_real == 0)
-        key_real = inside & key_real
-        at = (HEADS + head) * SIZE
-        k = _rows(qkv + at, pad_value + at, key_token, key_real, key_pad, channel, CHANNELS, SIZE, HAS_PAD)
-        at = 2 * HEADS * SIZE + head * VALUE_SIZE
-        v = _rows(
-            qkv + at,
-            pad_value + at,
-            key_token,
-            key_real,
-            key_pad,
-            value_channel,
-            CHANNELS,
-            VALUE_SIZE,
-            HAS_PAD,
-        )
+        row = _divide(key, kv_x)
+        key_y = top - border_y + row
+        key_x = left - border_x + key - row * kv_x
+        inside = (key < keys) & (key_y >= 0) & (key_x >= 0) & (key_y < padded_y) & (key_x < padded_x)
+        key_token, key_real = _source(key_y, key_x, roll_y, roll_x, rolled_y, rolled_x, height, width)
+        known = inside & (key_real | ((flags & 4) != 0))
+        pads = key_real == 0
+        at = (heads + head) * size
+        k = _rows(qkv + at, pad_value + at, key_token, known, pads, channels, channel, size)
+        at = 2 * heads * size + head * value_size
+        v = _rows(qkv + at, pad_value + at, key_token, known, pads, channels, channel, value_size)
         if UPCAST:
-            logits = tl.dot(q.to(tl.float32), tl.trans(k.to(tl.float32)), input_precision=PRECISION)
+            logits = tl.dot(q.to(tl.float32), tl.trans(k.to(tl.float32)), input_precision="ieee")
         else:
-            logits = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+            logits = tl.dot(q, tl.trans(k), input_precision="ieee")
         logits *= factor[:, None]
         if NORM:
             # The products are divided, not the keys: a normalised half-precision key loses half its digits.
             wide_key = k.to(tl.float32)
             logits /= tl.maximum(tl.sqrt(tl.sum(wide_key * wide_key, 1)), EPSILON)[None, :]
-        if HAS_BIAS:
-            place = (head * QUERIES + query[:, None]) * KEYS + key[None, :]
-            known = (query < QUERIES)[:, None] & (key < KEYS)[None, :]
-            logits += tl.load(bias + place, mask=known, other=0.0).to(tl.float32)
-        if HAS_MASK:
-            key_region = _region(key_y, key_x, padded_y, padded_x, shift_y, shift_x, WINDOW_Y, WINDOW_X)
-            logits += tl.where(query_region[:, None] == key_region[None, :], 0.0, MASK_VALUE)
-        logits = tl.where((key < KEYS)[None, :], logits, float("-inf"))
+        if flags & 1:
+            place = (head * queries + query[:, None]) * keys + key[None, :]
+            there = (query < queries)[:, None] & (key < keys)[None, :]
+            logits += tl.load(bias + place, mask=there, other=0.0).to(tl.float32)
+        if masked:
+            key_region = _region(key_y, key_x, padded_y, padded_x, shift_y, shift_x, window_y, window_x)
+            logits += tl.where(query_region[:, None] == key_region[None, :], 0.0, mask_value)
+        logits = tl.where((key < keys)[None, :], logits, float("-inf"))
         higher = tl.maximum(highest, tl.max(logits, 1))
         weights = tl.exp(logits - higher[:, None])
         decay = tl.exp(highest - higher)
@@ -182,13 +197,13 @@ def window_attention_kernel(
         result = result * decay[:, None]
         weights = weights.to(v.dtype)
         if UPCAST:
-            result += tl.dot(weights.to(tl.float32), v.to(tl.float32), input_precision=PRECISION)
+            result += tl.dot(weights.to(tl.float32), v.to(tl.float32), input_precision="ieee")
         else:
-            result += tl.dot(weights, v, input_precision=PRECISION)
+            result += tl.dot(weights, v, input_precision="ieee")
         highest = higher
     result /= total[:, None]
-    place = query_token[:, None] * (HEADS * VALUE_SIZE) + head * VALUE_SIZE + value_channel[None, :]
-    written = query_real[:, None] & (value_channel < VALUE_SIZE)[None, :]
+    place = query_token.to(tl.int64)[:, None] * (heads * value_size) + head * value_size + channel[None, :]
+    written = query_real[:, None] & (channel < value_size)[None, :]
     tl.store(out + place, result.to(out.dtype.element_ty), mask=written)
 
 
@@ -206,43 +221,49 @@ def window_attention(
     """
     batch, height, width, channels = qkv.shape
     value_size = a.value_size(channels)
+    if a.key_tokens > MOST_TOKENS:
+        raise InputError(f"WindowAttention: kv_window={a.kv_window} has more than {MOST_TOKENS} tokens")
     out = qkv.new_empty((batch, height, width, a.num_heads * value_size))
     padded = a.padded(height, width)
     shift = a.shift_at(padded)
+    rolled = (height, width) if a.pad == "after_roll" else padded
     windows = (padded[0] // a.window[0]) * (padded[1] // a.window[1])
-    block_q, block_k = gpu.blocks(a.query_tokens, a.key_tokens, qkv.dtype)
-    programs = batch * windows * triton.cdiv(a.query_tokens, block_q) * a.num_heads
+    tile = gpu.tile(a.query_tokens, a.key_tokens, qkv.dtype)
+    programs = batch * windows * triton.cdiv(a.query_tokens, tile.queries) * a.num_heads
     if not programs:
         return out
     optional = [None if x is None else x.contiguous() for x in (bias, head_scale, pad_value)]
+    flags = sum(
+        flag
+        for flag, given in zip(
+            (HAS_BIAS, HAS_SCALE, HAS_PAD, HAS_MASK),
+            (*(x is not None for x in optional), a.has_mask),
+            strict=True,
+        )
+        if given
+    )
     window_attention_kernel[(programs,)](
         qkv.contiguous(),
-        *(qkv if x is None else x for x in optional),  # what is absent is never read
+        *(qkv if x is None else x for x in optional),
         out,
         height,
         width,
         *padded,
-        *((height, width) if a.pad == "after_roll" else padded),
+        *rolled,
+        *(each % size for each, size in zip(shift, rolled, strict=True)),
         *shift,
-        HEADS=a.num_heads,
-        SIZE=a.head_size,
-        VALUE_SIZE=value_size,
-        WINDOW_Y=a.window[0],
-        WINDOW_X=a.window[1],
-        KV_Y=a.kv_window[0],
-        KV_X=a.kv_window[1],
-        SCALE=a.scale,
-        MASK_VALUE=a.mask_value,
-        HAS_BIAS=bias is not None,
-        HAS_SCALE=head_scale is not None,
-        HAS_PAD=pad_value is not None,
-        HAS_MASK=a.has_mask,
+        a.num_heads,
+        a.head_size,
+        value_size,
+        *a.window,
+        *a.kv_window,
+        flags,
+        a.scale,
+        a.mask_value,
         NORM=a.qk_norm == "l2",
-        PRECISION="ieee",
         UPCAST=gpu.upcast(qkv.dtype),
-        BLOCK_Q=block_q,
-        BLOCK_K=block_k,
-        BLOCK_D=gpu.block(a.head_size, most=2**16),
-        BLOCK_V=gpu.block(value_size, most=2**16),
+        ALIGN=gpu.alignment(a.head_size, value_size),
+        BLOCK_D=gpu.block(max(a.head_size, value_size)),
+        **tile.options(),
     )
     return out
