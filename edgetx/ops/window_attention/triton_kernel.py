@@ -111,6 +111,7 @@ def window_attention_kernel(
         flags: `HAS_BIAS` ... `HAS_MASK`.
     """
     EPSILON: tl.constexpr = 1e-12
+    SMALLEST: tl.constexpr = 1e-20
     size = size // ALIGN * ALIGN  # tells the compiler how wide its loads may be
     value_size = value_size // ALIGN * ALIGN
     queries = window_y * window_x
@@ -148,23 +149,22 @@ def window_attention_kernel(
     factor = tl.full([BLOCK_Q], 1.0, tl.float32) * scale
     if flags & 2:
         factor *= tl.load(head_scale + head).to(tl.float32)
+        factor = tl.where(tl.abs(factor) < SMALLEST, SMALLEST, factor)  # it will be divided by
     if NORM:
         wide = q.to(tl.float32)
         factor /= tl.maximum(tl.sqrt(tl.sum(wide * wide, 1)), EPSILON)
+    bias_queries = tl.where((flags & 1) != 0, queries, 0)
     query_region = _region(query_y, query_x, padded_y, padded_x, shift_y, shift_x, window_y, window_x)
-    # Only keys near the lower and right edges lie in another region than the first.
-    below = (shift_y > 0) & (top + window_y + border_y > padded_y - window_y)
-    right = (shift_x > 0) & (left + window_x + border_x > padded_x - window_x)
-    masked = ((flags & 8) != 0) & (below | right)
+    mask_value = tl.where((flags & 8) != 0, mask_value, 0.0)
 
     highest = tl.full([BLOCK_Q], float("-inf"), tl.float32)
     total = tl.zeros([BLOCK_Q], tl.float32)
     result = tl.zeros([BLOCK_Q, BLOCK_D], tl.float32)
     for first in range(0, keys, BLOCK_K):
         key = first + tl.arange(0, BLOCK_K)
-        row = _divide(key, kv_x)
-        key_y = top - border_y + row
-        key_x = left - border_x + key - row * kv_x
+        line = _divide(key, kv_x)
+        key_y = top - border_y + line
+        key_x = left - border_x + key - line * kv_x
         inside = (key < keys) & (key_y >= 0) & (key_x >= 0) & (key_y < padded_y) & (key_x < padded_x)
         key_token, key_real = _source(key_y, key_x, roll_y, roll_x, rolled_y, rolled_x, height, width)
         known = inside & (key_real | ((flags & 4) != 0))
@@ -173,22 +173,25 @@ def window_attention_kernel(
         k = _rows(qkv + at, pad_value + at, key_token, known, pads, channels, channel, size)
         at = 2 * heads * size + head * value_size
         v = _rows(qkv + at, pad_value + at, key_token, known, pads, channels, channel, value_size)
-        if UPCAST:
-            logits = tl.dot(q.to(tl.float32), tl.trans(k.to(tl.float32)), input_precision="ieee")
-        else:
-            logits = tl.dot(q, tl.trans(k), input_precision="ieee")
-        logits *= factor[:, None]
+        # The bias comes first, divided by what the products will be multiplied with: added to them it would
+        # pull the softmax into the layout of its load, which takes hundreds of shuffles.
+        place = (head * queries + query[:, None]) * keys + key[None, :]
+        there = (query < bias_queries)[:, None] & (key < keys)[None, :]
+        logits = tl.load(bias + place, mask=there, other=0.0).to(tl.float32) * (1.0 / factor)[:, None]
         if NORM:
             # The products are divided, not the keys: a normalised half-precision key loses half its digits.
             wide_key = k.to(tl.float32)
-            logits /= tl.maximum(tl.sqrt(tl.sum(wide_key * wide_key, 1)), EPSILON)[None, :]
-        if flags & 1:
-            place = (head * queries + query[:, None]) * keys + key[None, :]
-            there = (query < queries)[:, None] & (key < keys)[None, :]
-            logits += tl.load(bias + place, mask=there, other=0.0).to(tl.float32)
-        if masked:
-            key_region = _region(key_y, key_x, padded_y, padded_x, shift_y, shift_x, window_y, window_x)
-            logits += tl.where(query_region[:, None] == key_region[None, :], 0.0, mask_value)
+            norm = tl.maximum(tl.sqrt(tl.sum(wide_key * wide_key, 1)), EPSILON)
+            logits *= norm[None, :]
+        if UPCAST:
+            logits = tl.dot(q.to(tl.float32), tl.trans(k.to(tl.float32)), logits, input_precision="ieee")
+        else:
+            logits = tl.dot(q, tl.trans(k), logits, input_precision="ieee")
+        logits *= factor[:, None]
+        if NORM:
+            logits *= (1.0 / norm)[None, :]
+        key_region = _region(key_y, key_x, padded_y, padded_x, shift_y, shift_x, window_y, window_x)
+        logits += tl.where(query_region[:, None] == key_region[None, :], 0.0, mask_value)
         logits = tl.where((key < keys)[None, :], logits, float("-inf"))
         higher = tl.maximum(highest, tl.max(logits, 1))
         weights = tl.exp(logits - higher[:, None])
