@@ -84,10 +84,10 @@ def group_attention_kernel(
         position = start + tl.arange(0, BLOCK_K)
         key = tl.load(groups + position, mask=position < slots, other=-1).to(tl.int64)
         there = key >= 0
-        place = key[:, None] * (heads * size) + head * size + channel[None, :]
-        keys = tl.load(k + place, mask=there[:, None] & known, other=0.0)
-        place = key[:, None] * (heads * value_size) + head * value_size + channel[None, :]
-        values = tl.load(v + place, mask=there[:, None] & value_known, other=0.0)
+        at_key = key[:, None] * (heads * size) + head * size + channel[None, :]
+        keys = tl.load(k + at_key, mask=there[:, None] & known, other=0.0)
+        at_value = key[:, None] * (heads * value_size) + head * value_size + channel[None, :]
+        values = tl.load(v + at_value, mask=there[:, None] & value_known, other=0.0)
         if UPCAST:
             logits = tl.dot(queries.to(tl.float32), tl.trans(keys.to(tl.float32)), input_precision="ieee")
         else:

@@ -1,0 +1,170 @@
+"""Triton kernel -> PTX -> cubins; no GPU is needed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgetx.errors import EdgetxError, UnavailableError
+from edgetx.ops import gpu
+from edgetx.ops.aot.configs import CHAIN, PTX_CAPABILITY, WINDOW, Config, Family
+
+POINTERS = {"qkv", "bias", "head_scale", "pad_value", "out", "q", "k", "v"}
+INDICES = {"groups", "inverse", "first", "following"}
+FLOATS = {"scale", "mask_value"}
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A configuration for one GPU.
+
+    Attributes:
+        image: a cubin; or PTX with a terminating zero.
+        arguments: their types in order: `p` pointer, `i` int32, `f` float32.
+        shared: dynamic shared memory of a block, in bytes.
+        spilled: bytes that a thread writes to memory since its registers do not suffice.
+        seconds: that it took to compile, shared evenly by a family.
+    """
+
+    config: Config
+    capability: int
+    is_ptx: bool
+    image: bytes
+    arguments: str
+    shared: int
+    registers: int
+    spilled: int
+    seconds: float
+
+
+def why_not() -> str | None:
+    """None if kernels can be compiled here, else what is missing."""
+    try:
+        import triton
+    except ImportError:
+        return "compiling the GPU kernels needs Triton; pip install 'triton>=3.7'"
+    if gpu.interpreted():
+        return "TRITON_INTERPRET is set, so that Triton interprets instead of compiling; unset it"
+    if not Path(triton.knobs.nvidia.ptxas.path).is_file():
+        return "Triton's assembler ptxas is missing; reinstall triton"
+    return None
+
+
+def compile_family(config: Config, family: Family, capabilities: Sequence[int]) -> list[Compiled]:
+    """Compile for those of a family's GPUs that are among `capabilities`.
+
+    Raises:
+        UnavailableError: see `why_not`.
+        EdgetxError: the kernel needs scratch memory, which the launcher does not give; or ptxas failed.
+    """
+    if (reason := why_not()) is not None:
+        raise UnavailableError(reason)
+    wanted = [each for each in family.capabilities if each in capabilities]
+    start = time.monotonic()
+    made, arguments = _to_ptx(config, family)
+    # One PTX for all of the family: "a" binds it to the first.
+    ptx = re.sub(r"^(\.target sm_1[02]0)a", r"\1", made.asm["ptx"], flags=re.MULTILINE)
+    cubins = [_assemble(ptx, each, new=each in family.new_assembler) for each in wanted]
+    common: dict[str, Any] = {"arguments": arguments, "shared": made.metadata.shared}
+    common["seconds"] = (time.monotonic() - start) / max(len(wanted), 1)
+    compiled = [
+        Compiled(config, each, False, image, registers=registers, spilled=spilled, **common)
+        for each, (image, registers, spilled) in zip(wanted, cubins, strict=True)
+    ]
+    if PTX_CAPABILITY in wanted:
+        # What the driver will make of it is unknown; the numbers are the cubin's.
+        first = compiled[0]
+        numbers = {"registers": first.registers, "spilled": first.spilled}
+        compiled.append(Compiled(config, PTX_CAPABILITY, True, ptx.encode() + b"\0", **common, **numbers))
+    return compiled
+
+
+def _to_ptx(config: Config, family: Family) -> tuple[Any, str]:
+    """What Triton made, and the types of the kernel's arguments."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    function, constants = _kernel(config)
+    signature = {name: _type(name, config) for name in function.arg_names}
+    pointers = [i for i, name in enumerate(function.arg_names) if signature[name].startswith("*")]
+    options = {"ptx_version": family.ptx}
+    if config.tile.queries:
+        options |= {"num_warps": config.tile.warps, "num_stages": config.tile.stages}
+    with tempfile.TemporaryDirectory(prefix="edgetx-triton-") as cache, triton.knobs.compilation.scope():
+        triton.knobs.compilation.disable_line_info = True
+        with triton.knobs.cache.scope():
+            triton.knobs.cache.dir = cache
+            # Engines allocate in 256 bytes, so that every tensor starts at a multiple of 16.
+            made = triton.compile(
+                ASTSource(
+                    function, signature, constants, {(i,): [["tt.divisibility", 16]] for i in pointers}
+                ),
+                target=GPUTarget("cuda", family.capabilities[0], 32),
+                options=options,
+            )
+    scratch = made.metadata.global_scratch_size + made.metadata.profile_scratch_size
+    if scratch or made.metadata.num_warps != config.tile.warps or made.metadata.name != config.kernel:
+        raise EdgetxError(
+            f"{config} needs {scratch} bytes of scratch memory or other warps than its tile says"
+        )
+    kinds = [kind for kind in signature.values() if kind != "constexpr"]
+    return made, "".join("p" if kind.startswith("*") else kind[0] for kind in kinds)
+
+
+def _kernel(config: Config) -> tuple[Any, dict[str, Any]]:
+    """The kernel and what is known when it is compiled."""
+    from edgetx.ops.group_attention import triton_kernel as group
+    from edgetx.ops.window_attention import triton_kernel as window
+
+    if config.kernel == CHAIN:
+        return group.chain_kernel, {"BLOCK": group.BLOCK_TOKENS}
+    constants: dict[str, Any] = {
+        "UPCAST": False,
+        "ALIGN": config.align,
+        "BLOCK_Q": config.tile.queries,
+        "BLOCK_K": config.tile.keys,
+        "BLOCK_D": config.size,
+    }
+    if config.kernel == WINDOW:
+        return window.window_attention_kernel, constants | {"NORM": bool(config.variant)}
+    return group.group_attention_kernel, constants | {"SOFTMAX": not config.variant}
+
+
+def _type(name: str, config: Config) -> str:
+    if name.isupper():
+        return "constexpr"
+    if name in INDICES:
+        return "*i32"
+    if name in POINTERS:
+        return f"*{config.dtype}"
+    return "fp32" if name in FLOATS else "i32"
+
+
+def _assemble(ptx: str, capability: int, *, new: bool) -> tuple[bytes, int, int]:
+    """Cubin, registers of a thread, and bytes that it spills."""
+    import triton
+
+    tools = triton.knobs.nvidia
+    tool = (tools.ptxas_blackwell if new else tools.ptxas).path
+    target = re.search(r"^\.target sm_(\d+a?)", ptx, re.MULTILINE)
+    assert target is not None
+    suffix = "a" if target[1].endswith("a") else ""
+    with tempfile.TemporaryDirectory(prefix="edgetx-ptxas-") as folder:
+        source, output = Path(folder, "kernel.ptx"), Path(folder, "kernel.cubin")
+        source.write_text(ptx)
+        command = [tool, "-v", f"--gpu-name=sm_{capability}{suffix}", str(source), "-o", str(output)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise EdgetxError(f"ptxas failed for sm_{capability}: {done.stderr.strip()[:500]}")
+        image = output.read_bytes()
+    registers = re.search(r"Used (\d+) registers", done.stderr)
+    spills = re.search(r"(\d+) bytes spill stores, (\d+) bytes spill loads", done.stderr)
+    assert registers is not None and spills is not None, done.stderr
+    return image, int(registers[1]), max(int(spills[1]), int(spills[2]))

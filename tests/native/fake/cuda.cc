@@ -1,0 +1,113 @@
+// A stand-in for NVIDIA's driver library, for launch_test.cc alone: it writes down the calls that it gets and fails
+// where it is told to. It computes nothing, so it can only show that arguments are passed and errors are reported;
+// that kernels give right results is a matter for tests/gpu, on a GPU.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <string>
+
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+std::string& Calls() {
+  static std::string calls;
+  return calls;
+}
+
+// FAKE_FAIL names the function that fails, with error 2.
+int Note(const char* function, const std::string& about = "") {
+  Calls() += std::string(function) + (about.empty() ? "" : " " + about) + "\n";
+  const char* failing = std::getenv("FAKE_FAIL");
+  return failing != nullptr && std::strcmp(failing, function) == 0 ? 2 : 0;
+}
+
+std::string Value(char type, const void* at) {
+  if (type == 'i') {
+    int32_t value = 0;
+    std::memcpy(&value, at, sizeof(value));
+    return std::to_string(value);
+  }
+  if (type == 'f') {
+    float value = 0;
+    std::memcpy(&value, at, sizeof(value));
+    return std::to_string(value);
+  }
+  uintptr_t value = 0;
+  std::memcpy(&value, at, sizeof(value));
+  return "@" + std::to_string(value);
+}
+
+std::map<std::string, std::string> g_types;
+
+}  // namespace
+
+EXPORT const char* FakeCalls() { return Calls().c_str(); }
+// The types of a kernel's arguments, which the real driver reads from the image.
+EXPORT void FakeTypes(const char* kernel, const char* types) { g_types[kernel] = types; }
+
+EXPORT int cuInit(unsigned) { return Note("cuInit"); }
+EXPORT int cuGetErrorName(int, const char** name) {
+  *name = "CUDA_ERROR_OUT_OF_MEMORY";
+  return 0;
+}
+EXPORT int cuGetErrorString(int, const char** text) {
+  *text = "out of memory";
+  return 0;
+}
+EXPORT int cuDriverGetVersion(int* version) {
+  *version = 12060;
+  return 0;
+}
+EXPORT int cuCtxGetCurrent(void** context) {
+  *context = std::getenv("FAKE_NO_CONTEXT") != nullptr ? nullptr : reinterpret_cast<void*>(64);
+  return 0;
+}
+EXPORT int cuCtxGetDevice(int* device) {
+  *device = 0;
+  return 0;
+}
+EXPORT int cuDeviceGetAttribute(int* value, int attribute, int) {
+  const char* sm = std::getenv("FAKE_SM");
+  const int capability = sm != nullptr ? std::atoi(sm) : 86;
+  *value = attribute == 75 ? capability / 10 : attribute == 76 ? capability % 10 : 99 * 1024;
+  return 0;
+}
+EXPORT int cuModuleLoadData(void** module, const void* image) {
+  *module = reinterpret_cast<void*>(128);
+  return Note("cuModuleLoadData", static_cast<const char*>(image));
+}
+EXPORT int cuModuleUnload(void*) { return Note("cuModuleUnload"); }
+EXPORT int cuModuleGetFunction(void** function, void*, const char* name) {
+  *function = const_cast<char*>(name);
+  return Note("cuModuleGetFunction", name);
+}
+EXPORT int cuFuncSetAttribute(void*, int attribute, int value) {
+  return Note("cuFuncSetAttribute", std::to_string(attribute) + " " + std::to_string(value));
+}
+EXPORT int cuLaunchKernel(void* function, unsigned x, unsigned y, unsigned z, unsigned bx, unsigned by, unsigned bz,
+                          unsigned shared, void* stream, void** arguments, void**) {
+  std::string about = std::to_string(x) + "," + std::to_string(y) + "," + std::to_string(z) + " " +
+                      std::to_string(bx * by * bz) + " " + std::to_string(shared) + " " + Value('p', &stream) + ":";
+  const std::string& types = g_types[static_cast<const char*>(function)];
+  for (size_t i = 0; i < types.size(); ++i) about += " " + Value(types[i], arguments[i]);
+  return Note("cuLaunchKernel", about);
+}
+EXPORT int cuMemsetD8Async(unsigned long long at, unsigned char value, size_t count, void*) {
+  return Note("cuMemsetD8Async", std::to_string(at) + " " + std::to_string(value) + " " + std::to_string(count));
+}
+EXPORT int cuMemsetD32Async(unsigned long long at, unsigned value, size_t count, void*) {
+  return Note("cuMemsetD32Async", std::to_string(at) + " " + std::to_string(value) + " " + std::to_string(count));
+}
+// Looked up and never called.
+EXPORT int cuDevicePrimaryCtxRetain() { return 1; }
+EXPORT int cuDevicePrimaryCtxRelease_v2() { return 1; }
+EXPORT int cuCtxSetCurrent() { return 1; }
+EXPORT int cuCtxSynchronize() { return 1; }
+EXPORT int cuMemAlloc_v2() { return 1; }
+EXPORT int cuMemFree_v2() { return 1; }
+EXPORT int cuMemcpyHtoD_v2() { return 1; }
+EXPORT int cuMemcpyDtoH_v2() { return 1; }
