@@ -44,7 +44,7 @@ class Tile:
         }
 
 
-HALF_TILES = (Tile(64, 64), Tile(32, 64, stages=2))
+HALF_TILES = (Tile(64, 64), Tile(32, 64))
 """For half precision: all keys at once; fewer queries, where several blocks of keys follow."""
 WIDE_TILES = (Tile(32, 32),)
 """For float32, whose rows fill registers twice as fast."""

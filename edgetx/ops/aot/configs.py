@@ -82,15 +82,16 @@ def configs(capability: int) -> list[Config]:
         wide = scalar or dtype == "fp32"
         tiles = gpu.WIDE_TILES if wide else gpu.HALF_TILES
         looping = tiles[-1]
-        small = gpu.Tile(16, 16) if wide else gpu.Tile(32, 32)
         made += [Config(WINDOW, dtype, tile, size, 8) for size in (16, 32) for tile in tiles]
         made += [Config(WINDOW, dtype, tile, 32, 8, 1) for tile in tiles]
         made += [Config(GROUP, dtype, looping, size, 8) for size in (16, 32)]
+        # More warps, or fewer rows, where four warps would spill registers.
+        wide64 = gpu.Tile(32, 32, warps=8) if wide else looping
+        any32 = gpu.Tile(32, 32)
+        any128 = gpu.Tile(16, 16) if wide else gpu.Tile(32, 32, warps=8)
         for kernel in (WINDOW, GROUP):
-            made.append(Config(kernel, dtype, looping, 64, 8))
+            made.append(Config(kernel, dtype, wide64 if kernel == WINDOW else looping, 64, 8))
             made.append(Config(kernel, dtype, looping, 32, 2))
-            made += [
-                Config(kernel, dtype, small, size, 1, variant)
-                for size, variant in ((32, 0), (128, 0), (128, 1))
-            ]
+            made.append(Config(kernel, dtype, any32, 32))
+            made += [Config(kernel, dtype, any128, 128, variant=variant) for variant in (0, 1)]
     return made

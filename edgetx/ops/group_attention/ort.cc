@@ -7,6 +7,10 @@
 #include "edgetx/ops/group_attention/kernel.h"
 #include "edgetx/ops/native/ort_op.h"
 #include "edgetx/ops/native/scratch.h"
+#ifdef EDGETX_CUDA
+#include "edgetx/ops/group_attention/cuda.h"
+#include "edgetx/ops/native/ort_gpu.h"
+#endif
 
 namespace edgetx::group_attention {
 namespace {
@@ -55,8 +59,9 @@ struct Definition {
     return Validate(attributes);
   }
 
-  Status Compute(DType dtype, CpuLevel level, const std::array<std::optional<ort::Tensor>, kInputs.size()>& inputs,
-                 OrtKernelContext* context) const {
+  using Inputs = std::array<std::optional<ort::Tensor>, kInputs.size()>;
+
+  Status Compute(DType dtype, CpuLevel level, const Inputs& inputs, OrtKernelContext* context) const {
     const auto& [q, k, v, groups, inverse] = inputs;
     const Shapes shapes{q->shape, k->shape, v->shape, groups->shape, inverse->shape};
     if (Status status = Check(attributes, shapes); !status.ok()) return status;
@@ -77,10 +82,27 @@ struct Definition {
     Task task(plan, count);
     return ort::ParallelFor(context, static_cast<size_t>(count), &task);
   }
+
+#ifdef EDGETX_CUDA
+  Status Enqueue(DType dtype, const Inputs& inputs, OrtKernelContext* context, cuda::Stream stream) const {
+    const auto& [q, k, v, groups, inverse] = inputs;
+    const Shapes shapes{q->shape, k->shape, v->shape, groups->shape, inverse->shape};
+    if (Status status = Check(attributes, shapes); !status.ok()) return status;
+    GpuTensors tensors{dtype, q->data, k->data, v->data, groups->data, inverse->data, nullptr, nullptr};
+    if (Status status = ort::Output(context, 0, shapes.v, &tensors.output); !status.ok()) return status;
+    const size_t bytes = WorkspaceBytes(shapes.q[0], shapes.groups[0], shapes.groups[1]);
+    if (bytes == 0) return {};
+    if (Status status = ort::Scratch(context, 0, bytes, &tensors.workspace); !status.ok()) return status;
+    return Launch(attributes, shapes, tensors, 0, stream);
+  }
+#endif
 };
 
 }  // namespace
 
 std::array<const OrtCustomOp*, 3> CustomOps() { return ort::CustomOpsOf<Definition>(); }
+#ifdef EDGETX_CUDA
+std::array<const OrtCustomOp*, 3> GpuOps() { return ort::GpuOpsOf<Definition>(); }
+#endif
 
 }  // namespace edgetx::group_attention

@@ -26,19 +26,18 @@ struct Slot {
 // `Definition` has kName, kInputs (an array of Slot, optional ones last), kOutputs, and
 //   Status Read(const OrtKernelInfo*)                                 the node's attributes
 //   Status Compute(DType, CpuLevel, const Inputs&, OrtKernelContext*) const
+//
+// and, for `GpuOp` of ort_gpu.h,
+//   Status Enqueue(DType, const Inputs&, OrtKernelContext*, cuda::Stream) const
+template <class Definition>
+using InputsOf = std::array<std::optional<Tensor>, Definition::kInputs.size()>;
+
+// What ONNX Runtime asks of an operator before it makes a kernel.
 template <class Definition, DType kDType>
-struct Op : OrtCustomOp {
-  using Inputs = std::array<std::optional<Tensor>, Definition::kInputs.size()>;
-
-  struct Kernel {
-    Definition definition;
-    CpuLevel level;
-  };
-
-  Op() : OrtCustomOp{} {
+struct Description : OrtCustomOp {
+  Description() : OrtCustomOp{} {
     version = ORT_API_VERSION;
     GetName = [](const OrtCustomOp*) { return Definition::kName; };
-    GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
     GetInputTypeCount = [](const OrtCustomOp*) { return Definition::kInputs.size(); };
     GetInputType = [](const OrtCustomOp*, size_t index) {
       const ONNXTensorElementDataType type = Definition::kInputs[index].type;
@@ -53,7 +52,31 @@ struct Op : OrtCustomOp {
     GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
     GetStartVersion = [](const OrtCustomOp*) { return 1; };
     GetEndVersion = [](const OrtCustomOp*) { return 1; };
-    CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
+  }
+};
+
+template <class Definition>
+Status ReadInputs(const OrtKernelContext* context, InputsOf<Definition>* inputs) {
+  for (size_t i = 0; i < inputs->size(); ++i) {
+    if (Status status = Input(context, i, &(*inputs)[i]); !status.ok()) return status;
+    const Slot& slot = Definition::kInputs[i];
+    if (!(*inputs)[i] && !slot.optional) {
+      return Status::Error(std::string(Definition::kName) + ": input " + slot.name + " is missing");
+    }
+  }
+  return {};
+}
+
+template <class Definition, DType kDType>
+struct Op : Description<Definition, kDType> {
+  struct Kernel {
+    Definition definition;
+    CpuLevel level;
+  };
+
+  Op() {
+    this->GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
+    this->CreateKernelV2 = [](const OrtCustomOp*, const OrtApi*, const OrtKernelInfo* info, void** kernel) {
       return Guard([&]() -> Status {
         auto created = std::make_unique<Kernel>();
         if (Status status = DetectCpuLevel(&created->level); !status.ok()) return status;
@@ -62,21 +85,15 @@ struct Op : OrtCustomOp {
         return {};
       });
     };
-    KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
+    this->KernelComputeV2 = [](void* kernel, OrtKernelContext* context) {
       return Guard([&]() -> Status {
-        Inputs inputs;
-        for (size_t i = 0; i < inputs.size(); ++i) {
-          if (Status status = Input(context, i, &inputs[i]); !status.ok()) return status;
-          const Slot& slot = Definition::kInputs[i];
-          if (!inputs[i] && !slot.optional) {
-            return Status::Error(std::string(Definition::kName) + ": input " + slot.name + " is missing");
-          }
-        }
+        InputsOf<Definition> inputs;
+        if (Status status = ReadInputs<Definition>(context, &inputs); !status.ok()) return status;
         const auto& [definition, level] = *static_cast<const Kernel*>(kernel);
         return definition.Compute(kDType, level, inputs, context);
       });
     };
-    KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+    this->KernelDestroy = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
   }
 };
 

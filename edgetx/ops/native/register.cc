@@ -41,6 +41,10 @@ Status Domain(OrtCustomOpDomain** domain) {
     if (Status status = Add(raw, edgetx::bias_gelu::CustomOps()); !status.ok()) return status;
     if (Status status = Add(raw, edgetx::add_norm::CustomOps()); !status.ok()) return status;
     if (Status status = Add(raw, edgetx::depthwise_conv::CustomOps()); !status.ok()) return status;
+#ifdef EDGETX_CUDA
+    if (Status status = Add(raw, edgetx::window_attention::GpuOps()); !status.ok()) return status;
+    if (Status status = Add(raw, edgetx::group_attention::GpuOps()); !status.ok()) return status;
+#endif
     shared = created.release();
   }
   *domain = shared;

@@ -10,6 +10,10 @@
 #include "edgetx/ops/native/ort_op.h"
 #include "edgetx/ops/native/scratch.h"
 #include "edgetx/ops/window_attention/kernel.h"
+#ifdef EDGETX_CUDA
+#include "edgetx/ops/native/ort_gpu.h"
+#include "edgetx/ops/window_attention/cuda.h"
+#endif
 
 namespace edgetx::window_attention {
 namespace {
@@ -82,15 +86,21 @@ struct Definition {
 
   Status Read(const OrtKernelInfo* info) { return ReadAttributes(info, &attributes); }
 
-  Status Compute(DType dtype, CpuLevel level, const std::array<std::optional<ort::Tensor>, kInputs.size()>& inputs,
-                 OrtKernelContext* context) const {
+  using Inputs = std::array<std::optional<ort::Tensor>, kInputs.size()>;
+
+  Status CheckInputs(const Inputs& inputs, Shapes* shapes) const {
+    const auto& [qkv, bias, head_scale, pad_value] = inputs;
+    shapes->qkv = qkv->shape;
+    if (bias) shapes->bias = bias->shape;
+    if (head_scale) shapes->head_scale = head_scale->shape;
+    if (pad_value) shapes->pad_value = pad_value->shape;
+    return Check(attributes, *shapes);
+  }
+
+  Status Compute(DType dtype, CpuLevel level, const Inputs& inputs, OrtKernelContext* context) const {
     const auto& [qkv, bias, head_scale, pad_value] = inputs;
     Shapes shapes;
-    shapes.qkv = qkv->shape;
-    if (bias) shapes.bias = bias->shape;
-    if (head_scale) shapes.head_scale = head_scale->shape;
-    if (pad_value) shapes.pad_value = pad_value->shape;
-    if (Status status = Check(attributes, shapes); !status.ok()) return status;
+    if (Status status = CheckInputs(inputs, &shapes); !status.ok()) return status;
 
     const ort::Float32Input wide[] = {{dtype, bias}, {dtype, head_scale}, {dtype, pad_value}};
     Tensors tensors;
@@ -108,10 +118,25 @@ struct Definition {
     Task task(plan, tensors, count);
     return ort::ParallelFor(context, count, &task);
   }
+
+#ifdef EDGETX_CUDA
+  Status Enqueue(DType dtype, const Inputs& inputs, OrtKernelContext* context, cuda::Stream stream) const {
+    Shapes shapes;
+    if (Status status = CheckInputs(inputs, &shapes); !status.ok()) return status;
+    const auto data = [&](size_t i) { return inputs[i] ? inputs[i]->data : nullptr; };
+    GpuTensors tensors{dtype, data(0), data(1), data(2), data(3), nullptr};
+    const Shape output = OutputShape(attributes, shapes.qkv);
+    if (Status status = ort::Output(context, 0, output, &tensors.output); !status.ok()) return status;
+    return Launch(attributes, shapes.qkv, tensors, 0, stream);
+  }
+#endif
 };
 
 }  // namespace
 
 std::array<const OrtCustomOp*, 3> CustomOps() { return ort::CustomOpsOf<Definition>(); }
+#ifdef EDGETX_CUDA
+std::array<const OrtCustomOp*, 3> GpuOps() { return ort::GpuOpsOf<Definition>(); }
+#endif
 
 }  // namespace edgetx::window_attention
