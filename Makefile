@@ -16,7 +16,7 @@ OUTPUT      ?= packages/$(SOURCE)
 BIN         := $(VENV)/bin
 PIP_INSTALL  = -m pip install -qq
 NATIVE      := CMakeLists.txt $(wildcard cmake/*) $(wildcard edgetx/ops/*/*.cc edgetx/ops/*/*.h) \
-               $(wildcard edgetx/ops/native/*/*.cc edgetx/ops/native/*/*.h) \
+               $(wildcard edgetx/ops/native/*/*.cc edgetx/ops/native/*/*.h edgetx/ops/edgetx_kernels.bin) \
                $(wildcard edgetx/capi/*.cc edgetx/capi/*.h edgetx/capi/*/edgetx.h edgetx/capi/CMakeLists.txt)
 SANITIZED   ?= build-sanitize
 FUZZED      ?= build-fuzz
@@ -26,11 +26,7 @@ AARCH64     ?= build-aarch64
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-<<<<<<< HEAD
-.PHONY: help quickstart test test-fast test-transformers5 lint format bench docs sanitize fuzz aarch64 wheel clean
-=======
-.PHONY: help quickstart kernels test test-fast test-transformers5 lint format bench docs sanitize wheel clean
->>>>>>> dabe668 (ONNX Runtime CUDA operators over the compiled kernels; make kernels)
+.PHONY: help quickstart kernels test test-fast test-transformers5 lint format bench docs sanitize fuzz aarch64 wheel clean
 
 help:  ## list the recipes
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -112,7 +108,6 @@ sanitize: $(VENV)/.edgetx  ## the kernels under AddressSanitizer and UndefinedBe
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(SANITIZED)
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(SANITIZED) --output-on-failure --no-tests=error
 
-<<<<<<< HEAD
 fuzz: $(VENV)/.edgetx  ## packages of any bytes through the C library, under libFuzzer, for FUZZ_SECONDS (needs clang)
 	PATH="$(abspath $(BIN)):$$PATH" cmake -S . -B $(FUZZED) -G Ninja -DCMAKE_CXX_COMPILER=clang++ -DEDGETX_FUZZ=ON \
 	   -DCMAKE_BUILD_TYPE=RelWithDebInfo
@@ -128,12 +123,11 @@ aarch64: $(VENV)/.dev  ## the kernels and the C examples on 64-bit Arm, cross-bu
 	PATH="$(abspath $(BIN)):$$PATH" cmake --build $(AARCH64)
 	PATH="$(abspath $(BIN)):$$PATH" ctest --test-dir $(AARCH64) --output-on-failure --no-tests=error --parallel 2
 	PATH="$(abspath $(BIN)):$$PATH" EDGETX_AARCH64_BUILD=$(AARCH64) $(BIN)/python -m pytest tests/capi/test_aarch64.py
-=======
+
 kernels: $(VENV)/.edgetx  ## compile the GPU kernels ahead of time (minutes; no GPU), for plugins and wheels
 	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt triton
 	$(BIN)/python -m edgetx.ops.aot --output edgetx/ops/edgetx_kernels.bin
 	@$(MAKE) --no-print-directory $(VENV)/.edgetx
->>>>>>> dabe668 (ONNX Runtime CUDA operators over the compiled kernels; make kernels)
 
 wheel: $(VENV)/.edgetx  ## a wheel in dist/
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
