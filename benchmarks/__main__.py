@@ -19,6 +19,8 @@ NAMES = (
     "restoration_parity",
     "restoration_quality",
     "precision",
+    "autocast",
+    "quantization",
     "tiling",
     "flatformer",
     "harness",
