@@ -1,14 +1,13 @@
 """swin_tiny in float16: `edgetx convert` beside AutoCast of NVIDIA's ModelOpt, on the same golden inputs.
 
-ModelOpt pins other versions of onnx and ONNX Runtime, so it runs in an environment of its own, whose Python
-EDGETX_AUTOCAST_PYTHON names. `pip install nvidia-modelopt[onnx]` takes PyTorch for CUDA, CuPy and onnxruntime-gpu
-along; AutoCast on the CPU needs none of them:
+ModelOpt pins other versions of onnx and ONNX Runtime, so it runs in an environment of its own, whose
+Python EDGETX_AUTOCAST_PYTHON names. `pip install nvidia-modelopt[onnx]` takes PyTorch for CUDA, CuPy and
+onnxruntime-gpu along; AutoCast on the CPU needs none of them. In an environment with PyTorch's CPU build:
 
-    python -m venv modelopt
-    modelopt/bin/pip install torch --index-url https://download.pytorch.org/whl/cpu
-    modelopt/bin/pip install --no-deps nvidia-modelopt==0.47.0 onnx==1.21.0 onnxruntime==1.24.4
-    modelopt/bin/pip install onnx-graphsurgeon onnxslim polygraphy lief ml_dtypes onnxconverter-common onnxscript \
-        tqdm scipy pydantic omegaconf regex safetensors cppimport nvidia-ml-py pulp rich flatbuffers
+    pip install numpy protobuf flatbuffers tqdm scipy pydantic omegaconf regex safetensors cppimport pulp
+    pip install nvidia-ml-py ml_dtypes sympy rich
+    pip install --no-deps nvidia-modelopt==0.47.0 onnx==1.21.0 onnxruntime==1.24.4 onnx-graphsurgeon onnxslim
+    pip install --no-deps polygraphy lief onnxconverter-common onnxscript onnx-ir
 """
 
 from __future__ import annotations
@@ -77,11 +76,12 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
         reports={},
         goals=goals,
         notes=[
-            f"ModelOpt {version}: {converted}; it took the inlined float32 graph and the {len(cases)} golden inputs.",
+            f"ModelOpt {version}: {converted}; it took the inlined float32 graph and the {len(cases)} golden "
+            "inputs.",
             "Both graphs ran with standard operators on ONNX Runtime's CPU provider, which computes float16 "
             "operators that it has no kernel for in float32 without rounding between them.",
-            "Nodes are counted in the inlined graphs by the type of their output, without Cast and without what "
-            "only moves data.",
+            "Nodes are counted in the inlined graphs by the type of their output, without Cast and without "
+            "what only moves data.",
             "Random weights, seeded.",
         ],
     )

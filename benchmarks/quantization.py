@@ -56,7 +56,8 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
             "float32 packages beside them.",
             "swin_tiny has random weights, so that its budget is one of signal to noise, 20 dB.",
             f"DAT-light x2 was calibrated on crops of {len(PHOTOS)} photographs of scikit-image, halved by "
-            "Pillow's bicubic filter; PSNR is that of the luma on outputs rounded to 8 bits, without 2 pixels at "
+            "Pillow's bicubic filter; PSNR is that of the luma on outputs rounded to 8 bits, without 2 "
+            "pixels at each border.",
             "each border.",
             digits.NOTE,
         ],

@@ -152,4 +152,4 @@ def search(
             low, best = middle, tried
         else:
             high = middle
-    return best if low else attempt(1)
+    return best if low or len(order) == 1 else attempt(1)
