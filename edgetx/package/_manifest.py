@@ -191,9 +191,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
                 raise PackageError(f"{path.name}: field profiles[{index}]: {error} (in {path})") from error
         if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
             raise PackageError(
-                f"{path.name}: field quantization: expected with precision int8 or fp8 and with no "
-                "other, got "
-                f"{'one' if self.quantization else 'none'} with {self.precision} (in {path})"
+                f"{path.name}: field quantization: expected with precision int8 or fp8 and with no other, "
+                f"got {'one' if self.quantization else 'none'} with {self.precision} (in {path})"
             )
         if (reason := self._why_no_chain()) is not None:
             raise PackageError(f"{path.name}: field {reason} (in {path})")

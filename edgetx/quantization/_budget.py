@@ -57,9 +57,8 @@ class Budget:
             )
         if known != "sqnr" and number > 0:
             raise InputError(
-                f"the budget {text!r} asks for more than the float32 package has; {known} is a "
-                "difference to it, "
-                f"such as {known}>=-0.1"
+                f"the budget {text!r} asks for more than the float32 package has; {known} is a difference "
+                f"to it, such as {known}>=-0.1"
             )
         return cls(known, number)
 

@@ -72,16 +72,14 @@ def read(package: Package, folder: Path, limit: int | None = None) -> Data:
     else:
         raise InputError(
             f"package {package.path} takes files of kind {processor.kind}, whose outputs are sets: no "
-            "measure of "
-            "accuracy is known for them here, so nothing could be held to a budget; accepted: "
+            "measure of accuracy is known for them here, so nothing could be held to a budget; accepted: "
             "image-restoration, image-classification, image-features, and packages without a processor"
         )
     samples = samples[:limit]
     if len(samples) < 2:
         raise InputError(
             f"calibration data {folder} holds {len(samples)} sample; give at least 2, better 16 or more: "
-            "every "
-            "second one judges what the others decide"
+            "every second one judges what the others decide"
         )
     for sample in samples:
         check(package, processor, sample)
@@ -106,9 +104,8 @@ def _arrays(folder: Path) -> tuple[Kind, list[Sample]]:
     files = sorted(path for path in folder.iterdir() if path.suffix in ARRAYS and path.name[0] != ".")
     if not files:
         raise InputError(
-            f"calibration data {folder} holds no arrays; the package has no processor, so give .npz "
-            "files with "
-            "one array per input"
+            f"calibration data {folder} holds no arrays; the package has no processor, so give .npz files "
+            "with one array per input"
         )
     return "arrays", [Sample(path.name, path) for path in files]
 

@@ -54,8 +54,7 @@ def budget_for(data: Data, budget: str | None, *, random: bool) -> Budget:
     if random:
         raise InputError(
             f"the package's weights are random, so that {chosen.metric} means nothing; give --budget "
-            "sqnr>=20, or "
-            "export trained weights"
+            "sqnr>=20, or export trained weights"
         )
     kind = data.processor.kind
     if (chosen.metric == "psnr") != (kind == ImageRestoration.kind) or kind not in (
@@ -76,9 +75,8 @@ def budget_for(data: Data, budget: str | None, *, random: bool) -> Budget:
             else "a folder per class, named after the label or its index"
         )
         raise InputError(
-            f"the budget {chosen} needs the truth: {layout}; the calibration data are {data.kind} "
-            "without one, "
-            "so arrange them so or give --budget sqnr>=20"
+            f"the budget {chosen} needs the truth: {layout}; the calibration data are {data.kind} without "
+            "one, so arrange them so or give --budget sqnr>=20"
         )
     return chosen
 
@@ -160,8 +158,8 @@ def signal_to_noise(wanted: Mapping[str, Any], got: Mapping[str, Any]) -> float:
         if actual.shape != reference.shape:
             raise EdgetxError(
                 f"output {name!r} has shape {list(actual.shape)} when quantised and "
-                f"{list(reference.shape)} in "
-                "float32; outputs whose size depends on the numbers cannot be compared"
+                f"{list(reference.shape)} in float32; outputs whose size depends on the numbers cannot be "
+                "compared"
             )
         lowest = min(lowest, _decibels(reference.astype(np.float64), actual.astype(np.float64)))
     return lowest

@@ -12,26 +12,18 @@ import onnx_ir as ir
 
 from edgetx import __version__
 from edgetx import package as packages
-from edgetx.core import Verdict
 from edgetx.errors import InputError, PackageError, VerificationError
 from edgetx.ops import library
-from edgetx.package import MODEL, Case, LayerEntry, Package, QuantizationEntry
+from edgetx.package import MODEL, LayerEntry, Package, QuantizationEntry
 from edgetx.package._entries import to_json
 from edgetx.precision._convert import beside, check_finite, save
 from edgetx.precision._graph import prepare
-from edgetx.quantization import _calibrate, _data, _graph, _layers, _search
+from edgetx.quantization import _calibrate, _data, _final, _graph, _layers, _search
 from edgetx.quantization._budget import Budget
-from edgetx.quantization._judge import Judge, Score, budget_for, signal_to_noise
+from edgetx.quantization._judge import Judge, budget_for
 from edgetx.quantization._layers import Layer, Precision
-from edgetx.runtimes import load
 from edgetx.verification import verify
 
-MARGIN = 1.5
-"""A package's tolerance: so many times the error that it showed on the golden inputs when it was judged."""
-WORSE = 10.0
-"""DB by which golden inputs may be noisier than the noisiest judging sample."""
-SMALLEST_TOLERANCE = 1e-5
-"""As that of float32."""
 FP8_OPSET = 19
 
 
@@ -87,17 +79,16 @@ def quantize(
         )
         candidate = draft.seal(manifest)
         progress(f"judging it on the other {len(data.judging)} samples")
-        entry = _judged(package, candidate, data, bound, entry, folder)
+        entry = _final.judged(package, candidate, data, bound, entry, folder)
         progress("verifying against PyTorch")
-        tolerance = _tolerance(candidate, cases, float(entry.sqnr), folder)
+        tolerance = _final.tolerance(candidate, cases, float(entry.sqnr), folder)
         entry = msgspec.structs.replace(entry, tolerance=tolerance)
         candidate = draft.seal(msgspec.structs.replace(manifest, quantization=entry))
         verdict = verify(candidate)
         if not verdict.passed:
             raise VerificationError(
                 f"{package.name} in {precision} gave two answers to the same golden inputs; nothing was "
-                "written to "
-                f"{folder}; keep the float32 package"
+                f"written to {folder}; keep the float32 package"
             )
         draft.seal(candidate.manifest.with_verdict(verdict))
         return draft.publish()
@@ -112,9 +103,8 @@ def _check(package: Package, folder: Path, precision: Precision) -> None:
         )
     if package.stages:
         raise PackageError(
-            f"package {package.path} has the stages {', '.join(package.stages)}, which are not "
-            "quantised; export "
-            "it again without --split"
+            f"package {package.path} has the stages {', '.join(package.stages)}, which are not quantised; "
+            "export it again without --split"
         )
     if precision == "fp8" and package.manifest.opset < FP8_OPSET:
         raise PackageError(
@@ -174,10 +164,9 @@ def _why_not(
     least = min(found, key=lambda effect: effect.cost)
     return (
         f"{package.name}: the budget {budget} cannot be held, with a quarter of it in reserve; closest, "
-        "with only "
-        f"{least.layer.module or least.layer.node} quantised: {budget.metric} {choice.change:+.3g} "
-        f"{budget.unit}; "
-        f"nothing was written to {folder}; widen the budget, or keep the float32 package"
+        f"with only {least.layer.module or least.layer.node} quantised: {budget.metric} "
+        f"{choice.change:+.3g} {budget.unit}; nothing was written to {folder}; widen the budget, or keep "
+        "the float32 package"
     )
 
 
@@ -215,70 +204,3 @@ def _entry(
         ),
         ran_on={},
     )
-
-
-def _judged(
-    package: Package,
-    candidate: Package,
-    data: _data.Data,
-    budget: Budget,
-    entry: QuantizationEntry,
-    folder: Path,
-) -> QuantizationEntry:
-    """The package itself, on samples that decided nothing."""
-    with load(package, runtime="ort") as session:
-        judge = Judge(data, data.judging, budget.metric, package.io, session.run)
-    with load(candidate, runtime="ort") as session:
-        score: Score = judge.score(session.run)
-        ran_on = session.describe()
-    change = judge.change(score)
-    if not budget.holds(change):
-        raise VerificationError(
-            f"{package.name}: the choice that holds {budget} on the {len(data.deciding)} samples that decide "
-            f"({float(entry.change):+.3g} {budget.unit}) does not on the {len(data.judging)} that judge: "
-            f"{budget.metric} {change:+.3g} {budget.unit}; nothing was written to {folder}; give more "
-            "calibration "
-            "data, or widen the budget"
-        )
-    return msgspec.structs.replace(
-        entry,
-        before=None if judge.before.task is None else to_json(judge.before.task),
-        after=None if score.task is None else to_json(score.task),
-        change=to_json(change),
-        sqnr=to_json(score.sqnr),
-        ran_on=ran_on,
-    )
-
-
-def _tolerance(candidate: Package, cases: Sequence[Case], judged: float, folder: Path) -> float:
-    """What verification accepts from now on: the error on the golden inputs, times `MARGIN`.
-
-    Raises:
-        VerificationError: golden inputs, such as those of other sizes, are far noisier than what was
-            judged; or an integer output differs.
-    """
-    verdict: Verdict = verify(candidate, runtime="ort")  # with a tolerance of 1
-    if verdict.error is not None:
-        raise VerificationError(
-            f"{candidate.name} does not run on its golden inputs: {verdict.error}; nothing was written "
-            f"to {folder}"
-        )
-    with load(candidate, runtime="ort") as session:
-        noise = min(signal_to_noise(case.outputs, session.run(case.inputs)) for case in cases)
-    if not noise >= judged - WORSE:
-        raise VerificationError(
-            f"{candidate.name}: the outputs of the golden inputs stand {noise:.1f} dB above their error, "
-            "those of "
-            f"the samples that judge at least {judged:.1f} dB; nothing was written to {folder}; give "
-            "calibration "
-            "data that are like the golden inputs, in size too"
-        )
-    floats = {spec.name for spec in candidate.io.outputs if "float" in spec.dtype}
-    if wrong := [each.name for each in verdict.outputs if each.name not in floats and not each.passed]:
-        raise VerificationError(
-            f"{candidate.name}: the integer output {wrong[0]!r} differs from PyTorch's on golden inputs; "
-            "nothing was "
-            f"written to {folder}; keep the float32 package"
-        )
-    shares = [each.max_abs / each.tolerance for each in verdict.outputs if each.name in floats]
-    return max(SMALLEST_TOLERANCE, MARGIN * max(shares, default=0.0))
