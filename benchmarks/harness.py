@@ -82,7 +82,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     feeds.save(inputs, reference.samples[0])
     spec = EngineSpec(name="engine", kind="onnx", path=str(model), model="model", inputs=str(inputs))
     gap = _against_bare_loop(spec, threads, runs, rounds, progress)
-    found, quiet, report = _detection(spec, threads, max(3, runs // 20), progress)
+    found, quiet, report = _detection(spec, threads, max(20, runs // 5), progress)
     goals = [
         Goal(
             what="a query of single-stream, no model",
@@ -106,7 +106,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     ]
     notes = [
         f"Timing one run of no model takes {loop_ns:.0f} ns.",
-        f"A try: {significance.ROUNDS} alternating rounds of {max(3, runs // 20)} runs, each engine in its "
+        f"A try: {significance.ROUNDS} alternating rounds of {max(20, runs // 5)} runs, each engine in its "
         "own process; the slowdown is computing for 10 % of the time that each run took, injected in the "
         f"worker. A regression is p < {significance.ALPHA:g} and more than {significance.THRESHOLD:.0%}.",
     ]
@@ -118,7 +118,7 @@ def _against_bare_loop(spec: EngineSpec, threads: int, runs: int, rounds: int, p
 
     Both stay loaded and take turns; in each round both run as many times, the one and the other first.
     """
-    each = max(5, -(-runs // rounds))
+    each = max(100, runs)
     ours: list[float] = []
     bare: list[float] = []
     assert isinstance(spec.inputs, str)

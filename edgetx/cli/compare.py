@@ -44,6 +44,7 @@ def compare(
     if reports[0]:
         sides = [comparing.side(a), comparing.side(b)]
     else:
+        _check_same_model(a, b)
         with Progress() as progress:
             report = measurer(device)(
                 [Path(a), Path(b)],
@@ -71,6 +72,16 @@ def compare(
         show(f"{found.verdict()}; {found.rounds[0]} and {found.rounds[1]} {how}")
     if found.regression:
         raise typer.Exit(1)
+
+
+def _check_same_model(a: str, b: str) -> None:
+    from edgetx.package import Package
+
+    names = [Package.open(path).manifest.name for path in (a, b)]
+    if names[0] != names[1]:
+        raise InputError(
+            f"{a} is the model {names[0]!r} and {b} is {names[1]!r}; give two packages of one model"
+        )
 
 
 def history(

@@ -162,6 +162,14 @@ def test_compare_command_measures_packages(classifier, tmp_path):
     assert "8 and 8 interleaved rounds" in result.stdout
 
 
+def test_packages_of_different_models_are_not_measured(classifier, tmp_path):
+    copy = shutil.copytree(classifier, tmp_path / "copy")
+    fields = json.loads((copy / "manifest.json").read_text())
+    (copy / "manifest.json").write_text(json.dumps(fields | {"name": "another"}))
+    result = invoke("bench", "compare", classifier, copy)
+    assert result.exit_code == 2 and "'classifier'" in result.stderr and "'another'" in result.stderr
+
+
 def test_history(report, tmp_path, monkeypatch):
     monkeypatch.setenv(history.VARIABLE, str(tmp_path / "kept"))
     assert invoke("bench", "history", "net").exit_code == 2
