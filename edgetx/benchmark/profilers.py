@@ -20,6 +20,11 @@ def run(spec: EngineSpec, runs: int, folder: Path) -> dict[str, Any]:
     Raises:
         UnavailableError: the engine has no profiler that edgetx reads.
     """
+    if spec.device != "cpu":
+        raise UnavailableError(
+            f"kernels on {spec.device} run after they were launched, and their profile is not read yet; "
+            "profile on the cpu"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     unprofiled_ns = _median(KINDS[spec.kind](spec, spec.threads or 0), runs)
     if spec.kind == "torch":
@@ -31,7 +36,7 @@ def run(spec: EngineSpec, runs: int, folder: Path) -> dict[str, Any]:
         raise UnavailableError(
             f"{what} has no profiler that edgetx reads; profile the package whole on the runtime ort"
         )
-    rates = roofline.measure(spec.threads or 1) if spec.device == "cpu" else None
+    rates = roofline.measure(spec.threads or 1)
     return dict(
         msgspec.to_builtins(msgspec.structs.replace(profile, unprofiled_ns=unprofiled_ns, rates=rates))
     )

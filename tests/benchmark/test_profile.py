@@ -257,6 +257,15 @@ def test_infinite_and_empty_values_do_not_reach_a_figure(report):
             assert all(math.isfinite(value) for value in trace["x"] if isinstance(value, float))
 
 
+def test_what_has_no_profiler_is_noted_and_measured(tower):
+    nothing = EngineSpec(name="nothing", kind="null", products=1)
+    report = compare([nothing], profile=True, **QUICK)
+    assert report["nothing"].profile is None and report["nothing"].latency.count == 4
+    assert any(
+        "no profile of nothing" in note and "no profiler that edgetx reads" in note for note in report.notes
+    )
+
+
 def test_a_package_is_profiled_with_its_processor(classifier):
     profile = edgetx.bench(classifier, profile=True, **QUICK).engines[0].profile
     assert [part.operator for part in profile.parts] == ["ReduceMean", "Mul"]
