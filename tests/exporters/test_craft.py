@@ -15,6 +15,7 @@ SMALL = {
     "split_size_0": 2,
     "split_size_1": 8,
 }
+ONE = {"depths": [1], "num_heads": [2]}
 SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
 
 
@@ -22,15 +23,16 @@ SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
     "settings",
     [
         {"upscale": 2},
-        {"upscale": 4, "embed_dim": 48, "mlp_ratio": 3.0, "window_size": 16, "split_size_1": 16},
-        {"upscale": 3, "resi_connection": "identity", "in_chans": 1, "qkv_bias": False},
+        {"upscale": 4, "embed_dim": 48, "mlp_ratio": 3.0, "window_size": 16, "split_size_1": 16, **ONE},
+        {"upscale": 3, "resi_connection": "identity", "in_chans": 1, "qkv_bias": False, **ONE},
     ],
 )
 def test_configuration(settings: dict[str, Any], restores: Any) -> None:
-    _, model = restores("CRAFT", {**SMALL, **settings}, SIZES)
+    settings = {**SMALL, **settings}
+    _, model = restores("CRAFT", settings, SIZES)
     counts = Counter(node.op_type for node in model.graph)
-    assert counts["WindowAttention"] == 8
-    assert counts["DepthwiseConv"] == 16
+    assert counts["WindowAttention"] == 4 * len(settings["depths"])
+    assert counts["DepthwiseConv"] == 8 * len(settings["depths"])
 
 
 @pytest.mark.slow

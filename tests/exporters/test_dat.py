@@ -25,6 +25,8 @@ SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
         },
         {
             "upscale": 4,
+            "depth": [2],
+            "num_heads": [4],
             "embed_dim": 48,
             "expansion_factor": 4.0,
             "split_size": [2, 16],

@@ -18,6 +18,7 @@ SMALL = {
     "squeeze_factor": 6,
     "overlap_ratio": 0.5,
 }
+ONE = {"depths": [2], "num_heads": [4]}
 SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
 
 
@@ -25,11 +26,12 @@ SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
     "settings",
     [
         {"upscale": 2},
-        {"upscale": 4, "embed_dim": 36, "compress_ratio": 3, "resi_connection": "identity"},
-        {"upscale": 3, "in_chans": 1, "qkv_bias": False, "num_heads": [4, 4]},
+        {"upscale": 4, "embed_dim": 36, "compress_ratio": 3, "resi_connection": "identity", **ONE},
+        {"upscale": 3, "in_chans": 1, "qkv_bias": False, **ONE},
     ],
 )
 def test_configuration(settings: dict[str, Any], restores: Any) -> None:
-    _, model = restores("HAT", {**SMALL, **settings}, SIZES)
+    settings = {**SMALL, **settings}
+    _, model = restores("HAT", settings, SIZES)
     counts = Counter(node.op_type for node in model.graph)
-    assert counts["WindowAttention"] == 3 + 2
+    assert counts["WindowAttention"] == sum(settings["depths"]) + len(settings["depths"])

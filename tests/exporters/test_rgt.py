@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 SMALL = {"embed_dim": 32, "depth": [3, 2], "num_heads": [2, 4], "mlp_ratio": 2.0, "split_size": [4, 8]}
+ONE = {"depth": [2], "num_heads": [4]}
 SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
 
 
@@ -15,8 +16,15 @@ SIZES = ((1, 32, 24), (2, 19, 45), (1, 3, 1))
     "settings",
     [
         {"upscale": 2},
-        {"upscale": 3, "in_chans": 1, "qkv_bias": False, "split_size": [8, 8], "mlp_ratio": 4.0},
-        {"upscale": 4, "embed_dim": 48, "c_ratio": 0.75, "resi_connection": "'3conv'", "split_size": [2, 16]},
+        {"upscale": 3, "in_chans": 1, "qkv_bias": False, "split_size": [8, 8], "mlp_ratio": 4.0, **ONE},
+        {
+            "upscale": 4,
+            "embed_dim": 48,
+            "c_ratio": 0.75,
+            "resi_connection": "'3conv'",
+            "split_size": [2, 16],
+            **ONE,
+        },
     ],
 )
 def test_configuration(settings: dict[str, Any], restores: Any) -> None:
