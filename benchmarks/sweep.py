@@ -1,7 +1,7 @@
 """A sweep of 12 cells that is killed at random five times, against an undisturbed one.
 
 Three small networks with random weights, four batch sizes each. The command `edgetx sweep` runs in a process
-of its own, which gets SIGKILL after a random time (the seed is fixed), and is started again.
+of its own, which gets SIGKILL at a random moment (the seed is fixed), and is started again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -37,6 +38,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     progress("the undisturbed sweep")
     undisturbed = sweeps.sweep(calm)
     moments = random.Random(SEED)
+    journal = disturbed.with_suffix(".sweep") / "journal.jsonl"
     killed, starts = 0, 0
     while True:
         starts += 1
@@ -46,14 +48,18 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        # Not before it has got a little further: five times three of its 24 lines at most.
+        lines = len(parse(journal)[0]) + moments.randint(1, 3)
+        while killed < KILLS and len(parse(journal)[0]) < lines and process.poll() is None:
+            time.sleep(0.02)
         try:
-            process.wait(moments.uniform(0.5, 4) if killed < KILLS else None)
+            process.wait(moments.uniform(0, 0.3) if killed < KILLS else None)
             break
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
             killed += 1
-    entries = parse(sweeps_folder(disturbed) / "journal.jsonl")[0]
+    entries = parse(journal)[0]
     count = Counter(entry.cell for entry in entries if entry.event == "end")
     done = {cell for cell, entry in ends(entries).items() if entry.status == "done"}
     wanted = {line.cell.id for line in undisturbed.cells if line.status == "done"}
@@ -72,10 +78,6 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
         ],
         notes=[f"Seed {SEED}; the sweep was started {starts} times."],
     )
-
-
-def sweeps_folder(file: Path) -> Path:
-    return file.with_suffix(".sweep")
 
 
 def _export(folder: Path, width: int) -> str:
