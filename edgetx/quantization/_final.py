@@ -18,8 +18,9 @@ from edgetx.verification import verify
 
 MARGIN = 1.5
 """A package's tolerance: so many times the error that it showed on the golden inputs when it was judged."""
-WORSE = 10.0
-"""DB by which golden inputs may be noisier than the noisiest judging sample."""
+WORSE = 20.0
+"""DB by which golden inputs may be noisier than the noisiest judging sample. By what they show, DAT-light's
+golden photographs are 10.4 dB noisier than crops of others; a range that does not fit clips far more."""
 SMALLEST_TOLERANCE = 1e-5
 """As that of float32."""
 
