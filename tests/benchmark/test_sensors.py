@@ -1,6 +1,8 @@
 """Parsers on text as the tools print it; sensors on files as Linux has them."""
 
+import sys
 import types
+import typing
 
 import pytest
 
@@ -115,6 +117,28 @@ def test_jtop():
     assert reading.watts == {"VDD_CPU_CV": 0.798, "TOT": 4.5}
     assert reading.unknown == ("odd key=3",)
     assert settings == {"jetson_clocks": "ON", "nvpmodel": "MAXN"}
+
+
+def test_jtop_is_asked_where_this_user_may_not(monkeypatch):
+    class Jtop:
+        stats: typing.ClassVar = {"jetson_clocks": "ON", "nvp model": "30W"}
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def ok(self):
+            return True
+
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "jtop", types.SimpleNamespace(jtop=Jtop))
+    sensor = tegra.TegraSensor([sys.executable, "-c", "pass"])
+    assert sensor.settings() == {"nvpmodel": "30W", "jetson_clocks": "ON"}
+    monkeypatch.setitem(sys.modules, "jtop", None)
+    assert set(sensor.settings().values()) == {"cannot be read (needs root, or jtop)"}
+    sensor.close()
 
 
 def test_power_mode_and_clocks():

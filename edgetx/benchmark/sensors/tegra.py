@@ -6,6 +6,7 @@ between boards and releases, so a field that is not known is kept as it was prin
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
 import subprocess
@@ -161,7 +162,11 @@ class TegraSensor:
             "nvpmodel": parse_nvpmodel(_output(["nvpmodel", "-q"])),
             "jetson_clocks": parse_jetson_clocks(_output(["jetson_clocks", "--show"])),
         }
-        return {key: value or "cannot be read (needs root?)" for key, value in asked.items()}
+        if None in asked.values():
+            # jtop's service runs as root and tells every user.
+            told = _jtop_settings()
+            asked = {key: value or told.get(key) for key, value in asked.items()}
+        return {key: value or "cannot be read (needs root, or jtop)" for key, value in asked.items()}
 
     def read(self) -> Reading:
         """The latest line."""
@@ -182,6 +187,16 @@ class TegraSensor:
         self._process.terminate()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
+
+
+def _jtop_settings() -> dict[str, str]:
+    """The settings that jtop tells (PyPI: jetson-stats), {} without it or its service."""
+    try:
+        jtop = importlib.import_module("jtop").jtop
+        with jtop() as jetson:
+            return parse_jtop(jetson.stats)[1] if jetson.ok() else {}
+    except Exception:  # not installed, or JtopException: its service does not run
+        return {}
 
 
 def _output(command: list[str]) -> str:
