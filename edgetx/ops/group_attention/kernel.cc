@@ -47,7 +47,9 @@ Plan::Plan(const Attributes& given, const Shapes& shapes, const Tensors& tensors
     layout.bytes = (start + bytes + 63) / 64 * 64;
     return start;
   };
-  layout.keys = take(static_cast<size_t>(slots) * sizeof(int32_t));
+  layout.query_rows = take(most * sizeof(void*));
+  layout.key_rows = take(static_cast<size_t>(slots) * sizeof(void*));
+  layout.value_rows = take(static_cast<size_t>(slots) * sizeof(void*));
   layout.rows = take(most * sizeof(void*));
   layout.head_memory = take(layout.head.bytes);
 }

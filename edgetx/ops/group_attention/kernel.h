@@ -49,8 +49,10 @@ constexpr size_t kMostQueries = 256;
 
 // Where an item's working memory lies, in bytes from its start; each part is aligned to 64 bytes.
 struct Layout {
-  size_t keys = 0;  // int32[S]: the group's tokens without the empty slots
-  size_t rows = 0;  // T*[most queries]: where each query's result goes
+  size_t query_rows = 0;  // const T*[most queries]
+  size_t key_rows = 0;    // const T*[S]: of the group's tokens, without the empty slots
+  size_t value_rows = 0;  // const T*[S]
+  size_t rows = 0;        // T*[most queries]: where each query's result goes
   size_t head_memory = 0;
   size_t bytes = 0;
   attention::Layout head;

@@ -29,7 +29,9 @@ class Worker {
         heads_(static_cast<size_t>(plan.attributes.num_heads)),
         d_(static_cast<size_t>(plan.head_size)),
         dv_(static_cast<size_t>(plan.value_size)),
-        keys_(reinterpret_cast<int32_t*>(scratch + plan.layout.keys)),
+        query_rows_(reinterpret_cast<const T**>(scratch + plan.layout.query_rows)),
+        key_rows_(reinterpret_cast<const T**>(scratch + plan.layout.key_rows)),
+        value_rows_(reinterpret_cast<const T**>(scratch + plan.layout.value_rows)),
         rows_(reinterpret_cast<T**>(scratch + plan.layout.rows)),
         head_(plan.layout.head, scratch + plan.layout.head_memory) {}
 
@@ -50,23 +52,19 @@ class Worker {
     count_ = 0;
     const int32_t* tokens = plan_.tensors.groups + group * plan_.slots;
     for (int64_t s = 0; s < plan_.slots; ++s) {
-      keys_[count_] = tokens[s];
-      count_ += tokens[s] >= 0;
+      if (tokens[s] < 0) continue;
+      key_rows_[count_] = Row(plan_.tensors.k, tokens[s], d_);
+      value_rows_[count_++] = Row(plan_.tensors.v, tokens[s], dv_);
     }
   }
 
   void Attend(const Chunk& chunk, size_t head) {
     const Query* queries = plan_.queries.data() + chunk.begin;
     const size_t count = chunk.end - chunk.begin;
-    const float scale = plan_.attributes.scale;
-    head_.template SetQueries<false>(count, scale, [&](size_t i, float factor, float* to) {
-      CopyRow(Row(plan_.tensors.q, queries[i].token, head, d_), d_, factor, to);
-    });
-    head_.template SetKeys<false>(
-        count_, [&](size_t j, float* buffer) { return Key(Row(plan_.tensors.k, keys_[j], head, d_), buffer); });
-    head_.SetValues([&](size_t j, float factor, float* to) {
-      CopyRow(Row(plan_.tensors.v, keys_[j], head, dv_), dv_, factor, to);
-    });
+    for (size_t i = 0; i < count; ++i) query_rows_[i] = Row(plan_.tensors.q, queries[i].token, d_);
+    head_.template SetQueries<false>(query_rows_, head * d_, count, plan_.attributes.scale);
+    head_.template SetKeys<false>(key_rows_, head * d_, count_);
+    head_.SetValues(value_rows_, head * dv_);
     T* output = static_cast<T*>(plan_.tensors.output);
     for (size_t i = 0; i < count; ++i) {
       rows_[i] = output + (static_cast<size_t>(queries[i].output) * heads_ + head) * dv_;
@@ -74,16 +72,15 @@ class Worker {
     head_.Attend(attention::Addends(), rows_, [](size_t, size_t) {});
   }
 
-  // A head's part of a token's row.
-  const T* Row(const void* tensor, int32_t token, size_t head, size_t size) const {
-    return static_cast<const T*>(tensor) + (static_cast<size_t>(token) * heads_ + head) * size;
+  const T* Row(const void* tensor, int32_t token, size_t size) const {
+    return static_cast<const T*>(tensor) + static_cast<size_t>(token) * heads_ * size;
   }
-
-  const float* Key(const T* row, float* buffer) const { return attention::HWY_NAMESPACE::Readable(row, d_, buffer); }
 
   const Plan& plan_;
   const size_t heads_, d_, dv_;
-  int32_t* const keys_;
+  const T** const query_rows_;
+  const T** const key_rows_;
+  const T** const value_rows_;
   T** const rows_;
   attention::HWY_NAMESPACE::Head<kActivation> head_;
   size_t count_ = 0;

@@ -32,7 +32,7 @@ static_assert(kTail <= kMaxTail && MostRows(kPanel) >= 1 && MostRows(1) <= kMaxR
 
 constexpr size_t Vectors(size_t count) { return (count + kLanes - 1) / kLanes; }
 
-// A row of keys as Head::SetKeys takes it: where it lies, if it can be read there in fours, else a copy.
+// A row of keys where it lies, if it can be read there in fours, else a copy.
 template <class T>
 HWY_INLINE const float* Readable(const T* row, size_t d, float* buffer) {
   if constexpr (std::is_same<T, float>::value) {
@@ -125,8 +125,7 @@ HWY_INLINE void NormaliseRows(float* HWY_RESTRICT rows, size_t stride, size_t d,
   }
 }
 
-// Takes the head's rows, then attends. `copy(i, to)` writes row i, float32, at `to`, in whole vectors with zeros
-// past the row.
+// Takes the head's rows, which start `offset` elements after from[i], then attends.
 template <Activation kActivation>
 class Head {
  public:
@@ -153,17 +152,16 @@ class Head {
   }
 
   // Rows of head_size elements, times the factor and, with kNormalise, over their norms. At least one.
-  template <bool kNormalise, class Copy>
-  HWY_INLINE void SetQueries(size_t count, float factor, Copy copy) {
+  template <bool kNormalise, class T>
+  HWY_INLINE void SetQueries(const T* const* from, size_t offset, size_t count, float factor) {
     nq_ = count;
-    for (size_t i = 0; i < count; ++i) copy(i, kNormalise ? 1.0f : factor, queries_ + i * layout_.query_stride);
+    CopyRows(from, offset, count, d_, kNormalise ? 1.0f : factor, queries_, layout_.query_stride);
     if (kNormalise) NormaliseRows(queries_, layout_.query_stride, d_, count, factor);
   }
 
-  // Rows of head_size elements; at least one. `row(j, buffer)` returns where row j lies, readable up to a multiple
-  // of 4 elements: anywhere, or written to the buffer as `copy` writes.
-  template <bool kNormalise, class Row>
-  HWY_INLINE void SetKeys(size_t count, Row row) {
+  // Rows of head_size elements, with kNormalise over their norms. At least one.
+  template <bool kNormalise, class T>
+  HWY_INLINE void SetKeys(const T* const* from, size_t offset, size_t count) {
     nk_ = count;
     const size_t whole = count / kLanes;
     logits_.tail_keys = whole > 0 && count % kLanes <= kTail ? count % kLanes : 0;
@@ -174,32 +172,28 @@ class Head {
       const size_t width = panels.size(p) * kLanes;
       float* panel = panels_ + panels.begin(p) * kLanes * d_;
       for (size_t v = 0; v < panels.size(p); ++v) {
+        const size_t key = (panels.begin(p) + v) * kLanes;
+        const size_t real = std::min(kLanes, count - key);
         const float* rows[kLanes];
-        for (size_t i = 0; i < kLanes; ++i) {
-          const size_t key = (panels.begin(p) + v) * kLanes + i;
-          float* buffer = key_rows_ + i * layout_.query_stride;
-          if (key < count) {
-            rows[i] = row(key, buffer);
-          } else {
-            ZeroRow(d_, buffer);
-            rows[i] = buffer;
-          }
+        for (size_t i = 0; i < real; ++i) {
+          rows[i] = Readable(from[key + i] + offset, d_, key_rows_ + i * layout_.query_stride);
+        }
+        for (size_t i = real; i < kLanes; ++i) {
+          ZeroRow(d_, key_rows_ + i * layout_.query_stride);
+          rows[i] = key_rows_ + i * layout_.query_stride;
         }
         Transpose(rows, d_, width, panel + v * kLanes);
         if (kNormalise) NormaliseColumns(d_, width, panel + v * kLanes);
       }
     }
-    for (size_t t = 0; t < logits_.tail_keys; ++t) {
-      float* to = tail_rows_ + t * layout_.query_stride;
-      CopyRow(row(lanes_ + t, key_rows_), d_, 1.0f, to);
-    }
+    CopyRows(from + lanes_, offset, logits_.tail_keys, d_, 1.0f, tail_rows_, layout_.query_stride);
     if (kNormalise) NormaliseRows(tail_rows_, layout_.query_stride, d_, logits_.tail_keys, 1.0f);
   }
 
   // Rows of value_size elements, one per key.
-  template <class Copy>
-  HWY_INLINE void SetValues(Copy copy) {
-    for (size_t j = 0; j < nk_; ++j) copy(j, 1.0f, values_ + j * layout_.value_stride);
+  template <class T>
+  HWY_INLINE void SetValues(const T* const* from, size_t offset) {
+    CopyRows(from, offset, nk_, dv_, 1.0f, values_, layout_.value_stride);
   }
 
   // Writes value_size elements to rows[i] for each query; nothing where it is null. T is float, hwy::float16_t

@@ -38,7 +38,7 @@ constexpr float kLowest = -std::numeric_limits<float>::infinity();
 // The rows that leave registers for V vectors of the other factor and one of this one. No more than 8: addresses
 // need registers too.
 constexpr size_t MostRows(size_t vectors) {
-  return std::min<size_t>((kRegisters - 1 - vectors) / vectors, vectors == 3 ? 9 : 8);
+  return std::min<size_t>((kRegisters - 1 - vectors) / vectors, 8);
 }
 
 // `count` things in the fewest parts of at most `most`, as even as can be: 49 rows are 7 parts of 7, not 6 of 8

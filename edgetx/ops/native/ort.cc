@@ -138,7 +138,7 @@ Status Output(OrtKernelContext* context, size_t index, const std::vector<int64_t
 Status ParallelFor(const OrtKernelContext* context, size_t count, ParallelBody* body) {
   if (count == 1) return body->Run(0);
   Loop loop{body, {}, {}, {}, {}};
-  Status status = FromOrt(Api().KernelContext_ParallelFor(context, &Loop::Run, count, 0, &loop));
+  Status status = FromOrt(Api().KernelContext_ParallelFor(context, &Loop::Run, count, count, &loop));
   if (!status.ok()) return status;
   if (loop.exception) std::rethrow_exception(loop.exception);
   return std::move(loop.status);

@@ -54,6 +54,38 @@ HWY_INLINE void CopyRow(const T* from, size_t count, float factor, float* HWY_RE
   if (i < count) hn::StoreU(hn::Mul(LoadRow(from + i, count - i), f), F(), to + i);
 }
 
+// CopyRow for `count` rows of `size` elements, which start `offset` elements after from[i]; N = Vectors of a row.
+template <size_t N, class T>
+HWY_INLINE void CopyRowsOf(const T* const* from, size_t offset, size_t count, size_t size, float factor,
+                           float* HWY_RESTRICT to, size_t stride) {
+  const F f;
+  const Vec scale = hn::Set(f, factor);
+  const size_t last = size - (N - 1) * kLanes;
+  for (size_t i = 0; i < count; ++i, to += stride) {
+    const T* row = from[i] + offset;
+    HWY_UNROLL(4)
+    for (size_t v = 0; v < N - 1; ++v) hn::StoreU(hn::Mul(LoadRow(row + v * kLanes), scale), f, to + v * kLanes);
+    row += (N - 1) * kLanes;
+    const Vec x = last == kLanes ? LoadRow(row) : LoadRow(row, last);
+    hn::StoreU(hn::Mul(x, scale), f, to + (N - 1) * kLanes);
+  }
+}
+
+template <class T>
+HWY_INLINE void CopyRows(const T* const* from, size_t offset, size_t count, size_t size, float factor,
+                         float* HWY_RESTRICT to, size_t stride) {
+  switch ((size + kLanes - 1) / kLanes) {
+    case 1:
+      return CopyRowsOf<1>(from, offset, count, size, factor, to, stride);
+    case 2:
+      return CopyRowsOf<2>(from, offset, count, size, factor, to, stride);
+    case 4:
+      return CopyRowsOf<4>(from, offset, count, size, factor, to, stride);
+    default:
+      for (size_t i = 0; i < count; ++i) CopyRow(from[i] + offset, size, factor, to + i * stride);
+  }
+}
+
 HWY_INLINE void ZeroRow(size_t count, float* HWY_RESTRICT to) {
   for (size_t i = 0; i < count; i += kLanes) hn::StoreU(hn::Zero(F()), F(), to + i);
 }

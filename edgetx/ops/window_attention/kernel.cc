@@ -22,7 +22,7 @@ void MapTokens(Pad pad, Axis* axis) {
 
 size_t RoundUp(size_t count, size_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
-Layout MakeLayout(const Attributes& a, int64_t value_size) {
+Layout MakeLayout(const Attributes& a, int64_t channels, int64_t value_size) {
   const auto nq = static_cast<size_t>(a.window.y * a.window.x);
   const auto nk = static_cast<size_t>(a.kv_window.y * a.kv_window.x);
   Layout layout;
@@ -32,8 +32,13 @@ Layout MakeLayout(const Attributes& a, int64_t value_size) {
     layout.bytes = RoundUp(start + bytes, 64);
     return start;
   };
-  layout.query_tokens = take(nq * sizeof(int64_t));
-  layout.key_tokens = take(nk * sizeof(int64_t));
+  for (size_t i = 0; i < 2; ++i) {
+    layout.query_rows[i] = take(nq * sizeof(void*));
+    layout.key_rows[i] = take(nk * sizeof(void*));
+    layout.output_rows[i] = take(nq * sizeof(void*));
+  }
+  layout.pad_row = take(static_cast<size_t>(channels) * sizeof(float));
+  layout.zero_row = take(static_cast<size_t>(channels) * sizeof(float));
   layout.rows = take(nq * sizeof(void*));
   layout.mask_rows = take(a.mask == Mask::kRegion ? nq * sizeof(const float*) : 0);
   layout.masks = take(a.mask == Mask::kRegion ? 9 * layout.head.logit_stride * sizeof(float) : 0);
@@ -47,7 +52,7 @@ Plan::Plan(const Attributes& given, const Shape& qkv, CpuLevel level)
     : attributes(given),
       channels(qkv[3]),
       value_size(qkv[3] / given.num_heads - 2 * given.head_size),
-      layout(MakeLayout(given, value_size)),
+      layout(MakeLayout(given, channels, value_size)),
       run_(SelectRun(level)) {
   const Extents extents = MakeExtents(given, qkv);
   static_cast<Extent&>(y) = extents.y;

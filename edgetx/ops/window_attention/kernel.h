@@ -5,6 +5,7 @@
 // The work is cut into items, one per window and head. An engine's thread pool runs ranges of items.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -37,11 +38,15 @@ constexpr int64_t kOutside = -2;  // a key that no map holds: zeros
 
 // Where an item's working memory lies, in bytes from its start; each part is aligned to 64 bytes.
 struct Layout {
-  size_t query_tokens = 0;  // int64[Nq]
-  size_t key_tokens = 0;    // int64[Nk]
+  // Of this window and of the next one:
+  std::array<size_t, 2> query_rows{};  // const T*[Nq]: each query's row of qkv
+  std::array<size_t, 2> key_rows{};    // const T*[Nk]
+  std::array<size_t, 2> output_rows{};  // T*[Nq]: each query's row of the output, or null
+  size_t pad_row = 0;       // T[channels]
+  size_t zero_row = 0;      // T[channels]
   size_t mask_rows = 0;     // const float*[Nq]: the row of each query
   size_t masks = 0;         // float[9][head.logit_stride]: one row per region of queries
-  size_t rows = 0;          // T*[Nq]: where each query's result goes
+  size_t rows = 0;          // T*[Nq]: where each query's result of a head goes
   size_t head_memory = 0;
   size_t bytes = 0;
   attention::Layout head;
