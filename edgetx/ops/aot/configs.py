@@ -88,7 +88,7 @@ def configs(capability: int) -> list[Config]:
         # More warps, or fewer rows, where four warps would spill registers.
         wide64 = gpu.Tile(32, 32, warps=8) if wide else looping
         any32 = gpu.Tile(32, 32)
-        any128 = gpu.Tile(16, 16) if wide else gpu.Tile(32, 32, warps=8)
+        any128 = gpu.Tile(16, 16, warps=8 if scalar else 4) if wide else gpu.Tile(32, 32, warps=8)
         for kernel in (WINDOW, GROUP):
             made.append(Config(kernel, dtype, wide64 if kernel == WINDOW else looping, 64, 8))
             made.append(Config(kernel, dtype, looping, 32, 2))
