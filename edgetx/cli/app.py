@@ -15,6 +15,7 @@ from edgetx.cli import bench as benchmarking
 from edgetx.cli import build as building
 from edgetx.cli import check, describe, make, profile, triton
 from edgetx.cli import convert as conversion
+from edgetx.cli import demo as demonstration
 from edgetx.cli import device as devices
 from edgetx.cli import quantize as quantization
 from edgetx.cli import run as running
@@ -129,6 +130,7 @@ app.command("to-triton")(triton.to_triton)
 app.command()(describe.inspect)
 app.command("list")(describe.list_)
 app.command()(describe.doctor)
+app.command()(demonstration.demo)
 app.add_typer(devices.device, name="device")
 
 

@@ -1,0 +1,69 @@
+"""Pages that show what edgetx does, each a thin layer over its Python API; ships as edgetx.demos.
+
+Gradio is imported when a page is built, not before.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from edgetx.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from edgetx.demos.models import Store
+
+NAMES = {
+    "upscale": "a picture in, a larger one out, with a slider between the two",
+    "classify": "the five best classes of a photograph, and the windows that attention looks through",
+}
+"""Every demo, and what it shows."""
+
+
+def why_not() -> str | None:
+    """None if the demos can run here, else what is missing and how to get it."""
+    # Read by Gradio when it is imported: it reports to nobody.
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio
+    except ImportError as error:
+        return f"the demos need Gradio ({error}); pip install 'edgetx[demo]'"
+    if int(gradio.__version__.partition(".")[0]) < 6:
+        return f"the demos need Gradio 6, this is {gradio.__version__}; pip install 'edgetx[demo]'"
+    return None
+
+
+def page(name: str, store: Store) -> Any:
+    """The `gradio.Blocks` of a demo, whose models come from `store`.
+
+    Raises:
+        InputError: there is no such demo.
+        UnavailableError: Gradio is not installed.
+    """
+    if name not in NAMES:
+        raise InputError(f"unknown demo {name!r}; accepted: {', '.join(NAMES)}")
+    if (reason := why_not()) is not None:
+        raise UnavailableError(reason)
+    return import_module(f"edgetx.demos.{name}").page(store)
+
+
+def serve(name: str, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
+    """Serve a demo until it is interrupted; its packages and files are removed then.
+
+    Args:
+        name: one of `NAMES`.
+        host, port: where; without a port, the first free one from 7860.
+        share: also open a tunnel through Gradio's servers, which anyone with its address can use.
+
+    Raises:
+        InputError: there is no such demo, or the port is taken.
+        UnavailableError: Gradio is not installed.
+    """
+    from edgetx.demos.models import Store
+
+    with Store() as store:
+        built = page(name, store)
+        from edgetx.demos import site
+
+        site.launch(built, store.packages, host=host, port=port, share=share).block_thread()

@@ -1,0 +1,148 @@
+"""What the pages have in common: look, limits, errors, and how they are served."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gradio as gr
+from PIL import Image, UnidentifiedImageError
+
+from edgetx.errors import EdgetxError, InputError
+
+T = TypeVar("T")
+
+MOST_SIDE, MOST_PIXELS = 8192, 2**24
+"""Of a picture; refused by its header, before it is decoded."""
+MOST_BYTES = "512mb"
+"""Of an upload: checkpoints are the largest."""
+QUEUE = 256
+"""Requests that wait; more are told that the queue is full."""
+KEPT_SECONDS = 600
+"""Gradio removes uploads and results that are older."""
+
+CSS = """
+.gradio-container { max-width: 72rem !important; margin: 0 auto; }
+.facts table { width: 100%; }
+@media (max-width: 40rem) { .gradio-container { padding: 0.5rem !important; } }
+"""
+
+
+def blocks(title: str) -> gr.Blocks:
+    """An empty page."""
+    return gr.Blocks(title=f"edgetx: {title}", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS))
+
+
+def launch(
+    built: gr.Blocks, folder: Path, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False
+) -> gr.Blocks:
+    """Start serving a page and return at once.
+
+    Args:
+        folder: of the packages, which no address reaches.
+        host, port, share: see `edgetx.demos.serve`.
+
+    Raises:
+        InputError: the port is taken.
+    """
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    built.queue(max_size=QUEUE, default_concurrency_limit=1)
+    try:
+        built.launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=True,
+            max_file_size=MOST_BYTES,
+            allowed_paths=[],
+            blocked_paths=[str(folder)],
+            theme=gr.themes.Default(**fonts),
+            css=CSS,
+            footer_links=[],
+            strict_cors=True,
+            ssr_mode=False,
+            enable_monitoring=False,
+        )
+    except OSError as error:
+        raise InputError(f"cannot serve on {host}, port {port or '7860 or above'}: {error}") from error
+    return built
+
+
+def picture_input() -> gr.Image:
+    """A picture to upload, given to functions as the path of the uploaded file, not decoded."""
+    box = gr.Image(label="Picture", sources=["upload", "clipboard"], type="filepath", height=300)
+    # Gradio's own would decode it, and turn what it cannot decode into an error of its own.
+    box.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    return box
+
+
+def check_picture(path: str | None) -> str:
+    """The path of a picture whose header says that it is one, of a size that a demo takes.
+
+    Raises:
+        InputError: no picture, or none that can be read, or one that is too large.
+    """
+    if path is None:
+        raise InputError("there is no picture; upload one, or choose an example")
+    try:
+        # Image.open reads the header only; its own limit is above ours, and no error of ours.
+        with Image.open(path) as image:
+            width, height = image.size
+    except Image.DecompressionBombError as error:
+        raise InputError(f"the picture is too large: {error}; scale it down first") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(
+            f"{Path(path).name} is not an image that Pillow can read; use a PNG, JPEG, WebP, BMP or TIFF file"
+        ) from error
+    if max(width, height) > MOST_SIDE or width * height > MOST_PIXELS:
+        raise InputError(
+            f"the picture is {width}x{height}; this demo takes up to {MOST_SIDE} pixels a side and "
+            f"{MOST_PIXELS / 1e6:.0f} million in all: scale it down first"
+        )
+    return path
+
+
+def shown(function: Callable[..., T]) -> Callable[..., T]:
+    """Show edgetx's own errors on the page as their one line, with names of files instead of paths."""
+
+    @functools.wraps(function)
+    def wrapper(*arguments: Any, **options: Any) -> T:
+        try:
+            return function(*arguments, **options)
+        except EdgetxError as error:
+            text = str(error)
+            for path in (each for each in arguments if isinstance(each, str) and each.startswith("/")):
+                text = text.replace(path, Path(path).name)
+            raise gr.Error(text, duration=None, print_exception=False, title="Not done") from None
+
+    return wrapper
+
+
+def facts(rows: Mapping[str, str]) -> str:
+    """A table in Markdown."""
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows.items())])
+
+
+def examples(folder: Path) -> list[str]:
+    """Real photographs (CC0 or public domain) that scikit-image carries, as files in `folder`."""
+    try:
+        from skimage import data
+    except ImportError:
+        return []
+    paths = []
+    carried = Path(data.__file__).parent
+    folder.mkdir(exist_ok=True)
+    for name in ("chelsea.png", "astronaut.png", "coffee.png"):
+        if (carried / name).is_file():
+            with Image.open(carried / name) as image:
+                image.thumbnail((320, 320))
+                image.convert("RGB").save(folder / name)
+            paths.append(str(folder / name))
+    return paths
+
+
+def steps(progress: Any) -> Callable[[str], None]:
+    """edgetx's lines of progress on Gradio's bar."""
+    return lambda line: progress(None, desc=line)

@@ -1,0 +1,120 @@
+"""Fixtures of the demos' tests: tiny models behind the real pages, in the real browser."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from edgetx.demos.models import Store
+
+TINY = (
+    "spandrel:SwinIR?upscale=2&window_size=8&img_size=16&depths=[2]&embed_dim=16&num_heads=[2]&mlp_ratio=2"
+    "&upsampler=pixelshuffledirect"
+)
+TINY_CLASSIFIER = (
+    "timm:swin_tiny_patch4_window7_224?img_size=56&embed_dim=16&depths=[2,2]&num_heads=[2,2]&num_classes=10"
+)
+
+
+@pytest.fixture(scope="session")
+def store() -> Iterator[Store]:
+    from edgetx.demos.models import Model, Store
+
+    with Store(
+        upscalers={"tiny x2": Model(TINY, pretrained=False)},
+        classifiers={"tiny Swin": Model(TINY_CLASSIFIER, pretrained=False)},
+    ) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory, photograph: Path) -> Path:
+    """A photograph of 48 x 32."""
+    from PIL import Image
+
+    path = tmp_path_factory.mktemp("pictures") / "cat.png"
+    Image.open(photograph).resize((48, 32)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def served(store: Store) -> Iterator[dict[str, str]]:
+    """Address by demo."""
+    from edgetx import demos
+    from edgetx.demos import site
+
+    pages = {name: demos.page(name, store) for name in demos.NAMES}
+    yield {name: site.launch(page, store.packages).local_url for name, page in pages.items()}
+    for page in pages.values():
+        page.close()
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    sync = pytest.importorskip("playwright.sync_api", reason="the pages are driven by playwright")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("the pages are tested in Debian's chromium; apt install chromium")
+    with sync.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
+        yield opened
+        opened.close()
+
+
+class Tab:
+    """One page, and what went wrong on it."""
+
+    def __init__(self, browser: Any, url: str, **options: Any) -> None:
+        self.context = browser.new_context(**options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(30_000)
+        self.problems: list[str] = []
+        self.elsewhere: list[str] = []
+        self.page.on("console", self._said)
+        self.page.on("pageerror", lambda error: self.problems.append(str(error)))
+        self.page.on("request", lambda request: self._asked(request.url, url))
+        self.page.goto(url)
+
+    def _said(self, message: Any) -> None:
+        if message.type == "error":
+            self.problems.append(message.text)
+
+    def _asked(self, address: str, own: str) -> None:
+        if not address.startswith((own, "data:", "blob:")):
+            self.elsewhere.append(address)
+
+    def upload(self, file: Path, index: int = 0) -> None:
+        self.page.locator("input[type=file]").nth(index).set_input_files(str(file))
+
+    def press(self, name: str) -> None:
+        self.page.get_by_role("button", name=name, exact=True).click()
+
+    def sees(self, text: str) -> None:
+        self.page.get_by_text(re.compile(text)).first.wait_for()
+
+    def keep(self, name: str) -> None:
+        """A picture of the page, where `EDGETX_SCREENSHOTS` names a folder."""
+        if (folder := os.environ.get("EDGETX_SCREENSHOTS")) is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            self.page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def tab(browser: Any, served: dict[str, str]) -> Iterator[Any]:
+    """`tab(demo, **options of the browser's context)`."""
+    opened: list[Tab] = []
+
+    def make(name: str, **options: Any) -> Tab:
+        opened.append(Tab(browser, served[name], **options))
+        return opened[-1]
+
+    yield make
+    for each in opened:
+        each.context.close()

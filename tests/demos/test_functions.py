@@ -1,0 +1,185 @@
+"""What the demos' buttons call, and how their models are kept."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+import edgetx
+from edgetx import _torchvision, demos
+
+pytest.importorskip("torch")
+pytest.importorskip("onnxruntime")
+_torchvision.install()
+pytest.importorskip("spandrel")
+if (reason := demos.why_not()) is not None:
+    pytest.skip(reason, allow_module_level=True)
+
+from edgetx.cli import app
+from edgetx.demos import classify, models, site, upscale
+from edgetx.demos.models import Store
+from edgetx.errors import EdgetxError, InputError, SourceError
+
+
+def silent(*_: Any, **__: Any) -> None:
+    pass
+
+
+def restore(store: Store, picture: Path | None, **changes: Any) -> Any:
+    settings = {"model": "tiny x2", "checkpoint": None, "runtime": "automatic", "precision": "float32"}
+    settings |= {"budget": 0, **changes}
+    return upscale.run(store, None if picture is None else str(picture), progress=silent, **settings)
+
+
+def huge(path: Path) -> Path:
+    """A PNG whose header says 30,000 x 30,000, complete, of one bit per pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    deflate = zlib.compressobj(9)
+    rows = b"".join(deflate.compress(bytes(3751)) for _ in range(30_000)) + deflate.flush()
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
+    return path
+
+
+def test_upscale_is_the_public_api(store: Store, small: Path) -> None:
+    (before, after), report = restore(store, small)
+    assert before.size == after.size == (96, 64)
+    (folder,) = store.packages.glob("spandrel*.float32")
+    assert np.array_equal(np.asarray(after), np.asarray(edgetx.restore(folder, str(small)).image))
+    assert "random weights" in report and "48x32 to 96x64" in report
+
+
+def test_upscale_in_half_precision(store: Store, small: Path) -> None:
+    _, report = restore(store, small, precision="float16")
+    assert "float16" in report
+    (folder,) = store.packages.glob("spandrel*.float16")
+    assert edgetx.Package.open(folder).manifest.precision == "float16"
+
+
+def test_budget_that_nothing_fits_is_refused(store: Store, small: Path) -> None:
+    with pytest.raises(InputError, match="needs about"):
+        restore(store, small, budget=1)
+
+
+def test_classes_and_windows(store: Store, photograph: Path) -> None:
+    best, image, report = classify.run(store, str(photograph), "tiny Swin", "none", silent)
+    assert len(best) == 5 and 0 < sum(best.values()) <= 1 and image.size == (56, 56)
+    assert "random" in report
+    for overlay, moved in (("windows", "0x0"), ("shifted windows", "12x12")):
+        _, image, report = classify.run(store, str(photograph), "tiny Swin", overlay, silent)
+        assert image.size == (112, 112)
+        assert f"28x28 pixels, moved by {moved}" in report
+
+
+def test_grid_lies_where_windows_meet() -> None:
+    grey = Image.new("RGB", (56, 56), (128, 128, 128))
+    lines = {
+        at for at, pixel in enumerate(np.asarray(classify.draw(grey, (28, 28), (0, 0)))[0]) if pixel[0] > 200
+    }
+    assert lines and all(abs(at - 56) <= 2 for at in lines)
+    shifted = np.asarray(classify.draw(grey, (28, 28), (12, 12)))[0]
+    lines = {at for at, pixel in enumerate(shifted) if pixel[0] > 200}
+    assert lines and all(min(abs(at - 24), abs(at - 80)) <= 2 for at in lines)
+
+
+def test_text_named_png(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("not a picture")
+    with pytest.raises(InputError, match=r"notes\.png is not an image"):
+        restore(store, tmp_path / "notes.png")
+
+
+def test_no_picture(store: Store) -> None:
+    with pytest.raises(InputError, match="upload one"):
+        restore(store, None)
+
+
+def test_picture_of_30000_by_30000_is_refused_undecoded(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="too large"):
+        restore(store, huge(tmp_path / "huge.png"))
+    Image.new("1", (9000, 10)).save(tmp_path / "long.png")
+    with pytest.raises(InputError, match="9000x10; this demo takes up to 8192"):
+        restore(store, tmp_path / "long.png")
+
+
+def test_checkpoints_that_are_none(store: Store, small: Path, tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+
+    class Payload:
+        def __reduce__(self) -> Any:
+            return os.mkdir, (str(ran),)
+
+    (tmp_path / "payload.pth").write_bytes(pickle.dumps({"params": Payload()}))
+    (tmp_path / "corrupt.pth").write_bytes(b"PK\x03\x04" + bytes(1000))
+    for name in ("payload.pth", "corrupt.pth"):
+        with pytest.raises(SourceError):
+            restore(store, small, model=upscale.OWN, checkpoint=str(tmp_path / name))
+    assert not ran.exists() and not list(store.packages.glob("upload*"))
+    with pytest.raises(InputError, match="none was uploaded"):
+        restore(store, small, model=upscale.OWN)
+
+
+def test_own_checkpoint_and_how_long_it_is_kept(
+    store: Store, small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from edgetx import sources
+
+    module = sources.load(next(iter(store.upscalers.values())).source, pretrained=False).module
+    monkeypatch.setattr(models, "MOST_UPLOADS", 1)
+    kept = []
+    for index in range(2):
+        state = {name: each.clone() for name, each in module.state_dict().items()}
+        next(each for each in state.values() if each.is_floating_point()).add_(index)
+        torch.save({"params": state}, tmp_path / f"{index}.pth")
+        _, report = restore(store, small, model=upscale.OWN, checkpoint=str(tmp_path / f"{index}.pth"))
+        assert "checkpoint weights" in report
+        kept.append([*store.packages.glob("upload*")])
+    assert len(kept[0]) == len(kept[1]) == 1 and kept[0] != kept[1]
+
+
+def test_errors_reach_the_page_without_the_folders_of_the_server() -> None:
+    import gradio as gr
+
+    @site.shown
+    def fails(path: str) -> None:
+        raise EdgetxError(f"{path} is no good")
+
+    with pytest.raises(gr.Error, match=r"^'?x\.pth is no good"):
+        fails("/tmp/secret/x.pth")
+
+
+def test_everything_is_removed() -> None:
+    with Store() as store:
+        folder = store.folder
+        site.examples(folder / "examples")
+        assert folder.is_dir()
+    assert not folder.exists()
+
+
+def test_command_lists_demos_and_refuses_others() -> None:
+    listed = CliRunner().invoke(app, ["demo"])
+    assert listed.exit_code == 0 and all(name in listed.output for name in demos.NAMES)
+    refused = CliRunner().invoke(app, ["demo", "nonsense"])
+    assert refused.exit_code == 2 and "accepted: upscale" in refused.output
+
+
+def test_without_gradio_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    refused = CliRunner().invoke(app, ["demo", "upscale"])
+    assert refused.exit_code == 2 and "pip install 'edgetx[demo]'" in refused.output
