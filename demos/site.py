@@ -74,7 +74,7 @@ def picture_input() -> gr.Image:
     """A picture to upload, given to functions as the path of the uploaded file, not decoded."""
     box = gr.Image(label="Picture", sources=["upload", "clipboard"], type="filepath", height=300)
     # Gradio's own would decode it, and turn what it cannot decode into an error of its own.
-    box.preprocess = lambda payload: None if payload is None else payload.path  # type: ignore[method-assign]
+    box.preprocess = lambda payload: None if payload is None else payload.path
     return box
 
 

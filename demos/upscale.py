@@ -65,7 +65,7 @@ def run(
     report = restored.report
     before = load_image(path).resize(restored.image.size, Image.Resampling.BICUBIC)
     rows = {
-        "picture": f"{report.size[0]}x{report.size[1]} to {report.restored_size[0]}x{report.restored_size[1]}",
+        "picture": " to ".join("x".join(map(str, size)) for size in (report.size, report.restored_size)),
         "this run took": f"{report.seconds:.2f} s",
         "peak memory of the process": "unknown"
         if report.peak_bytes is None

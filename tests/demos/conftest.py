@@ -74,7 +74,7 @@ class Tab:
     def __init__(self, browser: Any, url: str, **options: Any) -> None:
         self.context = browser.new_context(**options)
         self.page = self.context.new_page()
-        self.page.set_default_timeout(30_000)
+        self.page.set_default_timeout(120_000)  # the first run exports the model
         self.problems: list[str] = []
         self.elsewhere: list[str] = []
         self.page.on("console", self._said)

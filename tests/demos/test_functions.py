@@ -25,10 +25,10 @@ pytest.importorskip("spandrel")
 if (reason := demos.why_not()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
-from edgetx.cli import app
-from edgetx.demos import classify, models, site, upscale
-from edgetx.demos.models import Store
-from edgetx.errors import EdgetxError, InputError, SourceError
+from edgetx.cli import app  # noqa: E402
+from edgetx.demos import classify, models, site, upscale  # noqa: E402
+from edgetx.demos.models import Store  # noqa: E402
+from edgetx.errors import EdgetxError, InputError, SourceError  # noqa: E402
 
 
 def silent(*_: Any, **__: Any) -> None:
@@ -144,7 +144,7 @@ def test_own_checkpoint_and_how_long_it_is_kept(
     monkeypatch.setattr(models, "MOST_UPLOADS", 1)
     kept = []
     for index in range(2):
-        state = {name: each.clone() for name, each in module.state_dict().items()}
+        state = {name: each.clone() for name, each in module.model.state_dict().items()}
         next(each for each in state.values() if each.is_floating_point()).add_(index)
         torch.save({"params": state}, tmp_path / f"{index}.pth")
         _, report = restore(store, small, model=upscale.OWN, checkpoint=str(tmp_path / f"{index}.pth"))
