@@ -154,7 +154,12 @@ def page(store: Store) -> gr.Blocks:
                 button = gr.Button("Classify", variant="primary")
             with gr.Column(scale=1, min_width=280):
                 label = gr.Label(label="Classes", num_top_classes=5)
-                seen = gr.Image(label="What the model saw", interactive=False, format="png")
+                seen = gr.Image(
+                    label="What the model saw",
+                    interactive=False,
+                    format="png",
+                    buttons=["download", "fullscreen"],
+                )
                 report = gr.Markdown(elem_classes="facts")
         if photographs := site.examples(store.folder / "examples"):
             gr.Examples(photographs, picture, label="Photographs")

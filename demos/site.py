@@ -26,6 +26,9 @@ KEPT_SECONDS = 600
 CSS = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto; }
 .facts table { width: 100%; }
+.facts thead { display: none; }
+.facts td { word-break: normal !important; overflow-wrap: break-word; }
+.facts td:first-child { width: 10rem; }
 @media (max-width: 40rem) { .gradio-container { padding: 0.5rem !important; } }
 """
 
