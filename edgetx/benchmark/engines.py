@@ -105,7 +105,7 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
 
 
 def open_onnx(spec: EngineSpec, threads: int) -> Opened:
-    """Bare ONNX Runtime: the stock baseline, with nothing of edgetx registered."""
+    """Bare ONNX Runtime: the stock baseline, with nothing registered that the spec does not name."""
     ort = _require("onnxruntime", "pip install 'edgetx[ort]'")
     levels = ort.GraphOptimizationLevel
     options = ort.SessionOptions()
@@ -125,13 +125,32 @@ def open_onnx(spec: EngineSpec, threads: int) -> Opened:
     provider: Any = "CPUExecutionProvider"
     if spec.device != "cpu":
         provider = ("CUDAExecutionProvider", {"device_id": int(spec.device.partition(":")[2] or 0)})
+    if spec.operators is not None:
+        options.register_custom_ops_library(spec.operators)
     session = ort.InferenceSession(spec.path, options, providers=[provider])
     names = [tensor.name for tensor in session.get_inputs()]
     inputs = {name: arrays.rename(feeds, names) for name, feeds in _given(spec).items()}
+
+    def bind(feeds: Feeds) -> Callable[[], Any]:
+        binding = session.io_binding()
+        kept = [ort.OrtValue.ortvalue_from_numpy(array) for array in feeds.values()]
+        for name, value in zip(feeds, kept, strict=True):
+            binding.bind_ortvalue_input(name, value)
+        answers = zip(session.get_outputs(), session.run(None, feeds), strict=True)
+        for output, answer in answers:
+            kept.append(ort.OrtValue.ortvalue_from_numpy(answer))
+            binding.bind_ortvalue_output(output.name, kept[-1])
+
+        def run() -> list[Any]:
+            session.run_with_iobinding(binding)
+            return kept[len(feeds) :]
+
+        return run
+
     return Opened(
         inputs=lambda: inputs,
-        prepare=lambda feeds: partial(session.run, None, feeds),
-        outputs=list,
+        prepare=bind if spec.bound else lambda feeds: partial(session.run, None, feeds),
+        outputs=(lambda values: [value.numpy() for value in values]) if spec.bound else list,
         version=f"onnxruntime {ort.__version__}",
         ran_on={"providers": ", ".join(session.get_providers()), "optimization": spec.optimization},
         end_profiling=session.end_profiling,

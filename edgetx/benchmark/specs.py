@@ -26,6 +26,9 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
         stages: for `package`, run its stages one after the other and time each.
         runtime, optimization, custom_ops, provider: for `package`, as in `edgetx.load` and `Target`;
             `optimization` also holds for `onnx`.
+        operators: for `onnx`, a library of custom operators that is registered.
+        bound: for `onnx`, inputs and outputs are bound to memory once, so that a run neither copies nor
+            allocates: for the time of the graph alone.
         threads: of this engine; None takes the comparison's.
         precision: what it computes in, for the report.
         device: `cpu` or `cuda[:index]`.
@@ -53,6 +56,8 @@ class EngineSpec(msgspec.Struct, frozen=True, kw_only=True):
     optimization: Literal["none", "basic", "extended", "all"] = "all"
     custom_ops: bool = True
     provider: str = ""
+    operators: str | None = None
+    bound: bool = False
     pretrained: bool | None = None
     shapes: tuple[str, ...] = ()
     profile: str | None = None
