@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,30 @@ def test_a_sweep_prints_what_was_found(detector: Path, file: Path) -> None:
     ]
     assert rows == [["Pedestrian", "0.990"], ["Car", "0.950"], ["Car", "0.920"]]
     assert "ONNX Runtime" in result.output or "ort" in result.output
+
+
+def write_las(path: Path, points: np.ndarray) -> None:
+    """LAS 1.2, coordinates in micrometres; its intensities are integers, and bright here is above 0.9."""
+    header = bytearray(227)
+    header[:4], header[24:26] = b"LASF", bytes((1, 2))
+    struct.pack_into("<HI", header, 94, len(header), len(header))
+    struct.pack_into("<BHI", header, 104, 1, 28, len(points))
+    struct.pack_into("<6d", header, 131, 1e-6, 1e-6, 1e-6, 0, 0, 0)
+    records = [
+        struct.pack("<iiiH14x", *(round(float(v) * 1e6) for v in (x, y, z)), round(float(i)))
+        for x, y, z, i in points
+    ]
+    path.write_bytes(bytes(header) + b"".join(records))
+
+
+def test_a_las_file(detector: Path, sweep: np.ndarray, tmp_path: Path) -> None:
+    points = sweep.copy()
+    points[:, 3] = 0
+    points[[10, 200, 300], 3] = 2, 3, 1
+    write_las(tmp_path / "a.las", points)
+    (row,) = json.loads(command("run", detector, tmp_path / "a.las", "--json").stdout)
+    assert [each["label"] for each in row["detections"]] == ["Pedestrian", "Car", "Car"]
+    np.testing.assert_allclose(row["detections"][0]["center"], sweep[200, :3], atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.pcd", "a.bin"])
