@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import re
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from time import monotonic
 from typing import IO, Any, NoReturn
 
@@ -32,6 +34,9 @@ LOWER = (
 
 _MEMORY = ("out of memory", "cannot allocate memory", "bad_alloc")
 """What a process says that dies for lack of it."""
+
+MOST = 0.75
+"""Share of its limit above which a build that fails lacked memory: it asks for large blocks."""
 
 Report = Callable[[str], None]
 
@@ -161,7 +166,11 @@ def serve(handle: Callable[[dict[str, Any], Report], dict[str, Any]]) -> None:
     try:
         done = handle(request, lambda line: send(progress=line))
     except EdgetxError as error:
-        send(error=str(error), kind=type(error).__name__)
+        if (short := _short_of_memory()) is None or LOWER in str(error):
+            send(error=str(error), kind=type(error).__name__)
+        else:  # whatever the builder said of it: some die of an assertion of their own
+            text = f"not enough memory to build the engine ({short}), nothing was written; {LOWER}; {error}"
+            send(error=text, kind="EdgetxError")
     except MemoryError:
         send(error=f"not enough memory to build the engine, nothing was written; {LOWER}", kind="EdgetxError")
     except Exception as error:
@@ -170,6 +179,21 @@ def serve(handle: Callable[[dict[str, Any], Report], dict[str, Any]]) -> None:
         send(done=done)
     # What a builder leaves behind is the operating system's to tidy up, and does that sooner.
     os._exit(0)
+
+
+def _short_of_memory() -> str | None:
+    """What this process took of the address space that it may have, where that is most of it."""
+    try:
+        import resource
+
+        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except (ImportError, OSError):  # not a POSIX system, or not Linux
+        return None
+    match = re.search(r"^VmPeak:\s*(\d+) kB", status, re.MULTILINE)
+    if match is None or limit == resource.RLIM_INFINITY or int(match[1]) * 1024 < MOST * limit:
+        return None
+    return f"it took {int(match[1]) * 1024 / 1e6:.0f} MB of the {limit / 1e6:.0f} MB that it may have"
 
 
 def _watch(draft: str | None) -> None:
