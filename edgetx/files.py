@@ -1,9 +1,10 @@
-"""Files that appear complete or not at all."""
+"""Files and folders that appear complete or not at all."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,24 @@ def write_text(path: Path, text: str, *, force: bool = False) -> None:
     """Write UTF-8 text; see `writing`."""
     with writing(path, force=force) as stream:
         stream.write(text.encode())
+
+
+def replace_folder(draft: Path, final: Path) -> None:
+    """Give a finished folder beside `final` its name; what had the name goes once the new one is in place.
+
+    Raises:
+        OSError: `final` is as it was.
+    """
+    old = draft.with_name(f"{draft.name}.old")
+    if final.exists():
+        final.rename(old)
+    try:
+        draft.rename(final)
+    except OSError:
+        if old.exists():
+            old.rename(final)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

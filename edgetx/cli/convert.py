@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgetx.cli import options
-from edgetx.cli.console import Progress, emit_json, show_facts, show_table
-from edgetx.cli.make import parity
+from edgetx.cli.console import Progress, emit_json, show_table
+from edgetx.cli.make import parity, show_derived
 
 if TYPE_CHECKING:
     from edgetx.package import ConversionEntry
@@ -20,12 +19,7 @@ def convert(
     precision: Annotated[
         str, typer.Option("--precision", metavar="P", help="What the new package computes in: float16.")
     ] = "float16",
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="The new package's folder; default NAME.P.edgetx."
-        ),
-    ] = None,
+    output: options.DerivedOutput = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -34,19 +28,13 @@ def convert(
 
     with Progress() as progress:
         made = precisions.convert(package, precision=precision, output=output, force=force, progress=progress)
+    entry = made.manifest.conversion
+    assert entry is not None
     if json:
         emit_json({"package": made.path, "manifest": made.manifest})
         return
-    assert made.verdict is not None and made.manifest.conversion is not None
-    show_facts(
-        [
-            ("package", str(made.path)),
-            ("precision", made.manifest.precision),
-            ("parity", parity(made.verdict)),
-            *facts(made.manifest.conversion),
-        ]
-    )
-    show_conversion(made.manifest.conversion)
+    show_derived(made, facts(entry))
+    show_conversion(entry)
 
 
 def facts(conversion: ConversionEntry) -> list[tuple[str, str]]:

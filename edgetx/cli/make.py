@@ -140,6 +140,19 @@ def _show_deployment(deployment: Deployment) -> None:
         show_prediction(answer, title=image)
 
 
+def show_derived(package: Package, rows: list[tuple[str, str]]) -> None:
+    """A package that was made from another, and what is to be said of how."""
+    assert package.verdict is not None
+    show_facts(
+        [
+            ("package", str(package.path)),
+            ("precision", package.manifest.precision),
+            ("parity", parity(package.verdict)),
+            *rows,
+        ]
+    )
+
+
 def parity(verdict: Verdict) -> str:
     """One line: passed or failed, with the largest error and the tolerance."""
     if verdict.error is not None:

@@ -87,6 +87,10 @@ Provider = Annotated[
         help="ONNX Runtime's execution provider on a GPU; default cuda.",
     ),
 ]
+DerivedOutput = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", metavar="DIR", help="The new package's folder; default NAME.P.edgetx."),
+]
 CustomOps = Annotated[
     bool,
     typer.Option("--custom-ops/--no-custom-ops", help="Use edgetx's kernels, or the operators' ONNX bodies."),

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgetx.cli import options
-from edgetx.cli.console import Progress, emit_json, show_facts, show_table
-from edgetx.cli.make import parity
+from edgetx.cli.console import Progress, emit_json, show_table
+from edgetx.cli.make import show_derived
 
 if TYPE_CHECKING:
     from edgetx.package import QuantizationEntry
@@ -46,12 +46,7 @@ def quantize(
         ),
     ] = "percentile",
     limit: Annotated[int | None, typer.Option("--limit", help="Only the first so many samples.")] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output", "-o", metavar="DIR", help="The new package's folder; default NAME.P.edgetx."
-        ),
-    ] = None,
+    output: options.DerivedOutput = None,
     force: options.Force = False,
     json: options.Json = False,
 ) -> None:
@@ -70,19 +65,13 @@ def quantize(
             force=force,
             progress=progress,
         )
+    entry = made.manifest.quantization
+    assert entry is not None
     if json:
         emit_json({"package": made.path, "manifest": made.manifest})
         return
-    assert made.verdict is not None and made.manifest.quantization is not None
-    show_facts(
-        [
-            ("package", str(made.path)),
-            ("precision", made.manifest.precision),
-            ("parity", parity(made.verdict)),
-            *facts(made.manifest.quantization),
-        ]
-    )
-    show_layers(made.manifest.quantization)
+    show_derived(made, facts(entry))
+    show_layers(entry)
 
 
 def facts(entry: QuantizationEntry) -> list[tuple[str, str]]:

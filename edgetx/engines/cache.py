@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from edgetx import __version__
+from edgetx import __version__, files
 from edgetx.engines.lock import lock
 from edgetx.engines.ranges import Ranges
 from edgetx.errors import PackageError
@@ -241,16 +241,7 @@ class Cache:
 
     def _publish(self, draft: Path, name: str) -> Engine:
         final = self.folder / name
-        old = self.folder / f"{draft.name.removesuffix('.draft')}.old"
-        if final.exists():
-            final.rename(old)
-        try:
-            draft.rename(final)
-        except OSError:
-            if old.exists():
-                old.rename(final)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
+        files.replace_folder(draft, final)
         return read(final, hashes=False)
 
     def _translate(self, error: OSError) -> PackageError:

@@ -28,14 +28,20 @@ def path() -> str | None:
                 f"{VARIABLE} is {chosen!r}, which is no file; set it to a {NAME} or unset it"
             )
         return chosen
+    found = find(NAME)
+    return None if found is None else str(found)
+
+
+def find(name: str) -> Path | None:
+    """A native file that was installed with edgetx, or in a checkout one of `build/dev`."""
     package = resources.files("edgetx.ops")
     # An editable install has several folders here: Python sources and what was built.
-    candidates = [package / NAME]
+    candidates = [package / name]
     with resources.as_file(package / "library.py") as source:
         checkout = source.parents[2]
     if (checkout / "CMakeLists.txt").is_file():
-        candidates.append(checkout / "build" / "dev" / NAME)
-    return next((str(file) for file in candidates if file.is_file()), None)
+        candidates.append(checkout / "build" / "dev" / name)
+    return next((Path(str(file)) for file in candidates if file.is_file()), None)
 
 
 def why_not() -> str | None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgetx import __version__
 from edgetx.errors import InputError, UnavailableError
+from edgetx.ops.library import find
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 
@@ -63,7 +63,7 @@ def why_not(flavour: Flavour) -> str | None:
         return f"{found} is no library of edgetx's plugins ({error}); reinstall edgetx"
     if version != __version__:
         return f"{found} is of edgetx {version}, this is edgetx {__version__}; reinstall edgetx"
-    if flavour == "tensorrt_rtx" and _find(RTX_NAME) is None:
+    if flavour == "tensorrt_rtx" and find(RTX_NAME) is None:
         return f"{RTX_NAME}, which leads TensorRT-RTX's parser to the plugins, is missing; reinstall edgetx"
     return None
 
@@ -96,7 +96,7 @@ def load(trt_module: Any, registry: Any) -> Path:
         return found
     if flavour == "tensorrt_rtx":
         # Global, so that the parser's search for the name ends here.
-        ctypes.CDLL(str(_find(RTX_NAME)), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
+        ctypes.CDLL(str(find(RTX_NAME)), mode=os.RTLD_GLOBAL | os.RTLD_NOW)
     if registry.load_library(str(found)) is None:
         raise UnavailableError(f"{trt_module.__name__} {trt_module.__version__} refuses {found}; see its log")
     return found
@@ -105,19 +105,7 @@ def load(trt_module: Any, registry: Any) -> Path:
 def _plugins() -> Path | None:
     if chosen := os.environ.get(VARIABLE):
         return Path(chosen) if Path(chosen).is_file() else None
-    return _find(NAME)
-
-
-def _find(name: str) -> Path | None:
-    """An installed file of this package, or in a checkout one of `build/dev`."""
-    package = resources.files("edgetx.ops")
-    # An editable install has several folders here: Python sources and what was built.
-    candidates = [package / name]
-    with resources.as_file(package / "plugin.py") as source:
-        checkout = source.parents[2]
-    if (checkout / "CMakeLists.txt").is_file():
-        candidates.append(checkout / "build" / "dev" / name)
-    return next((Path(str(file)) for file in candidates if file.is_file()), None)
+    return find(NAME)
 
 
 def _version(path: Path) -> str:

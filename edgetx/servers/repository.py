@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from edgetx import files
 from edgetx.errors import EdgetxError, InputError
 
 CONFIG = "config.pbtxt"
@@ -41,16 +42,7 @@ def write(folder: Path, plan: Plan, text: str, version: int, force: bool) -> Non
             for place, content in {**plan.contents, CONFIG: text.encode()}.items():
                 (draft / place).parent.mkdir(parents=True, exist_ok=True)
                 (draft / place).write_bytes(content)
-            old = draft.with_suffix(".previous")
-            if folder.exists():
-                folder.rename(old)
-            try:
-                draft.rename(folder)
-            except OSError:
-                if old.exists():
-                    old.rename(folder)
-                raise
-            shutil.rmtree(old, ignore_errors=True)
+            files.replace_folder(draft, folder)
     except OSError as error:
         raise EdgetxError(
             f"cannot write {folder}: {error.strerror or error}; nothing there was changed; give a repository "

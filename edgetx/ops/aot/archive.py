@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import struct
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgetx import files
 from edgetx.ops.aot.compiler import Compiled
 
 MAGIC = b"EDGETXK1"
@@ -47,15 +46,7 @@ def write(kernels: Sequence[Compiled], path: Path) -> None:
         )
         images.append(b"\0" * gap + kernel.image)
         place += len(kernel.image)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as draft:
-        try:
-            draft.write(HEADER.pack(MAGIC, len(kernels), ENTRY.size))
-            draft.writelines(entries)
-            draft.writelines(images)
-            draft.close()
-            os.chmod(draft.name, 0o644)
-            os.replace(draft.name, path)
-        except BaseException:
-            os.unlink(draft.name)
-            raise
+    with files.writing(path, force=True) as stream:
+        stream.write(HEADER.pack(MAGIC, len(kernels), ENTRY.size))
+        stream.writelines(entries)
+        stream.writelines(images)
