@@ -97,29 +97,21 @@ def test_upscale(
 
 
 def test_a_model_with_edgetx_operators(
-    programs: Path, ort_library: Path, photograph: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    programs: Path,
+    ort_library: Path,
+    swin: Path,
+    photograph: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The kernels' aarch64 code inside ONNX Runtime, against ONNX Runtime here."""
-    from edgetx import _torchvision
-
-    _torchvision.install()
-    timm = pytest.importorskip("timm")
-    model = timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=64,
-        window_size=4,
-        embed_dim=16,
-        depths=(2, 2),
-        num_heads=(1, 2),
-    )
-    package = edgetx.export(model.eval(), output=tmp_path / "swin")
     picture = tmp_path / "picture.ppm"
     Image.open(photograph).convert("RGB").save(picture)
     monkeypatch.setenv("EDGETX_OPS_LIBRARY", str((Path(str(BUILD)) / "libedgetx_ort.so").resolve()))
-    first, *lines = run(programs / "classify", package.path, picture, library=ort_library).splitlines()
+    first, *lines = run(programs / "classify", swin, picture, library=ort_library).splitlines()
     monkeypatch.delenv("EDGETX_OPS_LIBRARY")
     assert first.endswith("kernels edgetx")
-    with edgetx.load(package) as session:
+    with edgetx.load(swin) as session:
         feeds = session.processor.preprocess(str(picture), session.io)
         expected = session.processor.postprocess(session.run(feeds))
     for line, each in zip(lines, expected, strict=True):

@@ -138,25 +138,12 @@ def test_restored_pictures(
 
 
 @pytest.mark.slow
-def test_a_model_with_edgetx_operators(library: Any, ort_library: str, tmp_path: Path) -> None:
-    from edgetx import _torchvision
-
-    _torchvision.install()
-    timm = pytest.importorskip("timm")
-    model = timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=64,
-        window_size=4,
-        embed_dim=16,
-        depths=(2, 2),
-        num_heads=(1, 2),
-    )
-    folder = edgetx.export(model.eval(), output=tmp_path / "swin").path
+def test_a_model_with_edgetx_operators(library: Any, ort_library: str, swin: Path) -> None:
     image = np.random.default_rng(0).normal(size=(2, 3, 64, 64)).astype(np.float32)
-    package = library.open(folder)
+    package = library.open(swin)
     for threads, operators in ((1, None), (1, "")):
         target = edgetx.Target(threads=threads, custom_ops=operators is None)
-        with edgetx.load(folder, target=target) as session:
+        with edgetx.load(swin, target=target) as session:
             (expected,) = session.run({session.io.inputs[0].name: image}).values()
         opened = library.session(package, library=ort_library, threads=threads, operators=operators)
         described = library.c.edgetx_session_describe(opened).decode()
