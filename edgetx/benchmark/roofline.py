@@ -1,4 +1,4 @@
-"""FLOPs and bytes of a graph's nodes, and the machine's bounds on both.
+"""FLOPs and bytes of a graph's nodes, to hold against the machine's rates (`edgetx.benchmark.rates`).
 
 Williams, Waterman and Patterson 2009: a node can take no less than its FLOPs at the machine's matrix rate,
 and no less than its bytes at the machine's memory bandwidth.
@@ -7,21 +7,18 @@ and no less than its bytes at the machine's memory bandwidth.
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 import math
 import tempfile
-import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import msgspec
 
 from edgetx.benchmark.flops import flops
 from edgetx.benchmark.graph import Graph, Node
-from edgetx.benchmark.profiles import Part, Rates
+from edgetx.benchmark.profiles import Part
 from edgetx.errors import UnavailableError
 
 SIZES = {
@@ -32,10 +29,6 @@ SIZES = {
 
 VIEWS = frozenset(("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Shape", "Size"))
 """What engines do without touching the data."""
-
-MATRIX = 1024
-COPIED = 128 * 2**20
-REPEATS = 5
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
@@ -134,43 +127,3 @@ def with_costs(parts: Sequence[Part], costs: Mapping[str, Cost]) -> list[Part]:
             )
         found.append(part)
     return found
-
-
-def measure(threads: int) -> Rates:
-    """This machine's rates: of float32 matrix products and of copies, best of 5, with numpy.
-
-    The product of two 1024x1024 matrices runs on numpy's BLAS, whose threads the environment of the worker
-    sets. Copies of 128 MiB, one part per thread, count the bytes read and the bytes written.
-    """
-    import numpy as np
-
-    random = np.random.default_rng(0)
-    left, right = (random.random((MATRIX, MATRIX), np.float32) for _ in range(2))
-    out = np.empty_like(left)
-    matrix = min(_seconds(lambda: np.matmul(left, right, out=out)) for _ in range(REPEATS + 1))
-    source, target = (np.ones(COPIED, np.uint8) for _ in range(2))
-    bounds = [COPIED * index // threads for index in range(threads + 1)]
-
-    def copy() -> None:
-        workers = [
-            threading.Thread(target=np.copyto, args=(target[low:high], source[low:high]))
-            for low, high in itertools.pairwise(bounds)
-        ]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-
-    copied = min(_seconds(copy) for _ in range(REPEATS + 1))
-    return Rates(
-        flops=2 * MATRIX**3 / matrix,
-        bandwidth=2 * COPIED / copied,
-        how=f"float32 products of {MATRIX}x{MATRIX} by numpy's BLAS and copies of {COPIED >> 20} MiB, "
-        f"{threads} threads, best of {REPEATS + 1}",
-    )
-
-
-def _seconds(do: Callable[[], Any]) -> float:
-    start = perf_counter()
-    do()
-    return perf_counter() - start

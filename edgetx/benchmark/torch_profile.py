@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import statistics
+from pathlib import Path
 from typing import Any
 
 from edgetx.benchmark.engines import WARM, first_run, open_torch, timed
@@ -13,8 +14,11 @@ from edgetx.benchmark.specs import EngineSpec
 MARK = "module:"
 
 
-def run(spec: EngineSpec, runs: int) -> Profile:
-    """Profile the module that a SOURCE names; every module's forward is marked in the trace."""
+def run(spec: EngineSpec, runs: int, folder: Path) -> Profile:
+    """Profile the module that a SOURCE names; every module's forward is marked in the trace.
+
+    Nothing is written into `folder`.
+    """
     torch = importlib.import_module("torch")
     engine = open_torch(spec, spec.threads or 0)
     module = engine.module

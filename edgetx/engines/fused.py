@@ -31,6 +31,11 @@ _MHA = re.compile(r"(?:^|[^a-z])f?mha(?:$|[^a-z])", re.IGNORECASE)
 """In the name or tactic of a fused attention."""
 
 
+def nodes_of(metadata: str) -> list[str]:
+    """The names of the nodes that a layer was made of, from its metadata."""
+    return _NODE.findall(metadata)
+
+
 class Fused(msgspec.Struct, kw_only=True, frozen=True):
     """One operator of one PyTorch module: the names of its layers by what they are."""
 
@@ -103,7 +108,7 @@ def _collect(layers: Iterable[tuple[str, str, str, str]], places: Places) -> tup
         place: {"attention": [], "plugin": [], "leftovers": []} for place in dict.fromkeys(places.values())
     }
     for name, kind, words, metadata in layers:
-        made_of = {places[node] for node in _NODE.findall(metadata) if node in places}
+        made_of = {places[node] for node in nodes_of(metadata) if node in places}
         if "plugin" in kind.lower():
             what = "plugin"
         else:

@@ -113,6 +113,25 @@ def _width(value: ir.Value | None) -> int | None:
     return value.shape[3] if isinstance(value.shape[3], int) else None
 
 
+def made_for(model: ir.Model) -> dict[str, tuple[str | None, str]]:
+    """Name of each node of a `standard` graph -> PyTorch module (None where unknown) and kind of operator.
+
+    The nodes of a body are of the kind of edgetx's operator, as `edgetx::WindowAttention`.
+    """
+    found: dict[str, tuple[str | None, str]] = {}
+    for node in model.graph:
+        module = node.metadata_props.get(MODULE_KEY)
+        operator = node.metadata_props.get(OPERATOR_KEY)
+        kind = f"{DOMAIN}::{operator}" if operator is not None else node.op_type
+        found[str(node.name)] = (None if module is None else module.split("|")[0], kind)
+    return found
+
+
+def save(model: ir.Model, path: Path) -> None:
+    """Write the model, its weights into a file beside it."""
+    ir.save(model, path, external_data=f"{path.name}.data")
+
+
 def serialize(model: ir.Model) -> bytes:
     """The model as ONNX; weights in a file of their own stay there, relative to the model's path."""
     return bytes(ir.to_proto(model).SerializeToString())

@@ -98,6 +98,15 @@ def current(key: Mapping[str, str]) -> bool:
     return all(text == "none" or text.endswith(f" of edgetx {__version__}") for text in texts)
 
 
+def of_key(key: Mapping[str, str]) -> Bodies:
+    """The bodies and plugins that an engine with this key was built from."""
+    variant: Variant = next(
+        (each for each in VARIANTS if key.get("bodies", "").startswith(each)), "primitive"
+    )
+    words, _, _ = key.get("plugin", "none").partition(" of edgetx ")
+    return Bodies(variant, () if words == "none" else tuple(words.split(", ")))
+
+
 def with_plugin() -> tuple[str, ...]:
     """The operators that have a plugin."""
     from edgetx.ops import plugin

@@ -54,8 +54,8 @@ class Library(ABC):
         """None if the parser takes `Attention` of opset 23, else the reason."""
         return None
 
-    def context(self, trt: Any, engine: Any) -> Any:
-        """An execution context of a loaded engine, or None."""
+    def context(self, trt: Any, engine: Any, graphs: bool = True) -> Any:
+        """An execution context of a loaded engine, or None; `graphs` lets the library make CUDA graphs."""
         return engine.create_execution_context()
 
     @abstractmethod

@@ -181,17 +181,19 @@ class EngineRuntime(Runtime):
             why = engines.Cache(package).why_none(self.id, wanted) or "the cache has no engine"
             logger.warning("building an engine of %s for %s: %s", package.name, gpu.name, why)
             engine, _ = self.build(package, request, logger.info)
-        return self.session(package, engine, index)
+        return self.session(package, engine, index, target.profile)
 
     def choices(self, package: Package) -> Mapping[str, str | None]:
         """See `Runtime.choices`."""
         return available(package, self.library)
 
-    def session(self, package: Package, engine: engines.Engine, device: int = 0) -> Session:
-        """See `Runtime.session`."""
+    def session(
+        self, package: Package, engine: engines.Engine, device: int = 0, profile: str | None = None
+    ) -> Session:
+        """See `Runtime.session`; `profile` as in `Target`."""
         from edgetx.runtimes.nvidia.session import EngineSession
 
-        return EngineSession(package, engine, device, cuda.devices()[device], self.library)
+        return EngineSession(package, engine, device, cuda.devices()[device], self.library, profile)
 
     def find(self, package: Package, compute: str, device: int = 0) -> engines.Engine | None:
         """The newest whole engine of `package` that a GPU of this capability loads, whatever its profiles.

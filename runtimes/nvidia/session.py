@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
+from pathlib import Path
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
 from edgetx.core import Feeds, IOSpec, Session
@@ -21,6 +23,7 @@ from edgetx.runtimes.nvidia import log as logs
 from edgetx.runtimes.nvidia.arrays import Located
 from edgetx.runtimes.nvidia.bodies import why_no_run
 from edgetx.runtimes.nvidia.cuda import Device, Gpu
+from edgetx.runtimes.nvidia.layer_times import FILE, Recorder
 from edgetx.runtimes.nvidia.library import Library
 
 if TYPE_CHECKING:
@@ -31,7 +34,16 @@ if TYPE_CHECKING:
 class EngineSession(Session):
     """A package opened on an engine; see `edgetx.core.Session`. One run at a time; others wait."""
 
-    def __init__(self, package: Package, engine: Engine, index: int, gpu: Gpu, library: Library) -> None:
+    def __init__(
+        self,
+        package: Package,
+        engine: Engine,
+        index: int,
+        gpu: Gpu,
+        library: Library,
+        profile: str | None = None,
+    ) -> None:
+        """`profile` is a folder that the times of layers are written to; such runs use no CUDA graph."""
         key = {} if engine.record is None else engine.record.key
         if (reason := why_no_run(key, library)) is not None:
             raise UnavailableError(f"{engine.path.name} needs edgetx's plugins to run: {reason}")
@@ -48,7 +60,9 @@ class EngineSession(Session):
         self._device: Device | None = Device(index)
         self._context: Any = None
         self._last: Any = None
-        self._why_no_graph = ""
+        self._folder = profile
+        self._recorder = None if profile is None else Recorder(trt)
+        self._why_no_graph = "" if profile is None else "layers are timed one by one"
         try:
             with self._device.current():
                 self._runtime = trt.Runtime(self._log)
@@ -57,7 +71,10 @@ class EngineSession(Session):
 
                     plugin.load(trt, self._runtime.get_plugin_registry())
                 self._engine: Any = self._runtime.deserialize_cuda_engine(engine.plan.read_bytes())
-                self._context = None if self._engine is None else library.context(trt, self._engine)
+                if self._engine is not None:
+                    self._context = library.context(trt, self._engine, graphs=self._recorder is None)
+                if self._context is not None and self._recorder is not None:
+                    self._context.profiler = self._recorder.profiler
             if self._context is None:
                 raise PackageError(
                     f"{library.title} {trt.__version__} does not load {engine.plan} on {gpu.name}: "
@@ -83,6 +100,7 @@ class EngineSession(Session):
                 outside every profile.
             EdgetxError: the session is closed, or the engine failed.
         """
+        start = perf_counter_ns()
         sizes = self.io.check(feeds, nan=self._looks_for_nan)
         located = {spec.name: arrays.locate(feeds[spec.name], spec.name) for spec in self.io.inputs}
         for name, each in located.items():
@@ -99,7 +117,10 @@ class EngineSession(Session):
             with device.current():
                 for library in {each.library for each in located.values() if each.device is not None}:
                     arrays.finish(library)
-                return self._run(device, located, feeds, profile)
+                outputs = self._run(device, located, feeds, profile)
+                if self._recorder is not None:
+                    self._recorder.run_ended(perf_counter_ns() - start)
+                return outputs
 
     def _run(
         self, device: Device, located: Mapping[str, Located], feeds: Feeds, profile: int
@@ -178,7 +199,11 @@ class EngineSession(Session):
             self._forget(device)
             for name, address in targets.items():
                 self._need(self._context.set_tensor_address(name, address), f"give {name}")
+        start = perf_counter_ns()
         self._need(self._context.execute_async_v3(device.stream), "run")
+        if self._recorder is not None:
+            device.wait()
+            self._recorder.engine_ran(perf_counter_ns() - start)
         graph = None
         if self._last is not None and self._library.captures and not self._why_no_graph:
             device.wait()
@@ -214,6 +239,24 @@ class EngineSession(Session):
         if self._why_no_graph:
             facts["cuda graph"] = f"none: {self._why_no_graph}"
         return facts
+
+    def end_profiling(self) -> str:
+        """See `edgetx.core.Session.end_profiling`; `edgetx.runtimes.nvidia.layer_times` reads the file."""
+        if self._folder is None or self._recorder is None:
+            raise InputError("the session was opened without a profiler; open it with Target(profile=FOLDER)")
+        with self._lock:
+            device = self._device
+            if device is None:
+                raise EdgetxError("the session is closed; open the package again with edgetx.load")
+            with device.current():
+                trt = self._library.load()
+                inspector = self._engine.create_engine_inspector()
+                # With a context, sizes that the engine leaves open are those of the last run.
+                inspector.execution_context = self._context
+                said = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+        path = Path(self._folder) / FILE
+        self._recorder.write(path, f"{self._library.title} {self._version}", self._key, said)
+        return str(path)
 
     def close(self) -> None:
         """Free the engine and the GPU's memory."""

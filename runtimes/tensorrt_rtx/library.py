@@ -32,10 +32,11 @@ class TensorRTRTX(Library):
         """See `Library.network_flags`."""
         return 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
 
-    def context(self, trt: Any, engine: Any) -> Any:
+    def context(self, trt: Any, engine: Any, graphs: bool = True) -> Any:
         """See `Library.context`; repeated shapes become CUDA graphs."""
         config = engine.create_runtime_config()
-        config.cuda_graph_strategy = trt.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        strategies = trt.CudaGraphStrategy
+        config.cuda_graph_strategy = strategies.WHOLE_GRAPH_CAPTURE if graphs else strategies.DISABLED
         return engine.create_execution_context(config)
 
     def aim(self, trt: Any, config: Any, compute: Sequence[str]) -> None:
