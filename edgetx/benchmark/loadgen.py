@@ -40,12 +40,14 @@ def run(
     inputs: Sequence[Feeds],
     runs: Sequence[Run],
     prepare: Callable[[Feeds], Run],
+    mark: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Run one scenario; LoadGen's logs go into `folder`.
 
     Args:
         inputs, runs: the samples, and a function for each that runs the engine on it once.
         prepare: makes such a function for stacked samples, where `load.batch` is more than 1.
+        mark: called right before the first query and right after the last answer.
 
     Returns:
         A `LoadResult`, in JSON's types.
@@ -71,11 +73,12 @@ def run(
     sut = lg.ConstructSUT(system.issue, lambda: None)
     samples = lg.ConstructQSL(len(runs), len(runs), lambda _: None, lambda _: None)
     try:
+        settings, logging = _settings(lg, load, single_ns), _logging(lg, folder)
+        mark()
         start = perf_counter_ns()
-        lg.StartTestWithLogSettings(
-            sut, samples, _settings(lg, load, single_ns), _logging(lg, folder), "none"
-        )
+        lg.StartTestWithLogSettings(sut, samples, settings, logging, "none")
         seconds = (perf_counter_ns() - start) / 1e9
+        mark()
     finally:
         system.close()
         lg.DestroyQSL(samples)
@@ -255,6 +258,7 @@ def _result(load: Load, folder: Path, seconds: float, interval_ns: float | None)
         latency=latency,
         latencies_ns=latencies,
         duration_s=seconds,
+        samples=len(samples),
         samples_per_s=rate,
         interval_ns=interval_ns,
         loadgen=version("mlcommons-loadgen"),

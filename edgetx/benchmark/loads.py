@@ -88,7 +88,9 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
         latency: of queries, from when they were due to when they were done; of samples for `offline`.
         latencies_ns: every one of them, in order.
         duration_s: of the whole scenario.
-        samples_per_s: all samples over that.
+        samples: how many there were, over all queries.
+        samples_per_s: these over the duration, for `offline` over the time to the last answer.
+        energy: joules per sample by power rail, the whole machine's while LoadGen ran; empty without a meter.
         interval_ns: from one query to the next, median; with the runs' own time it shows what a query costs.
         loadgen: its version.
     """
@@ -105,4 +107,6 @@ class LoadResult(msgspec.Struct, frozen=True, kw_only=True):
     samples_per_s: float
     interval_ns: float | None
     loadgen: str
+    samples: int = 0
+    energy: dict[str, float] = {}
     summary: dict[str, Any] = {}

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Timer
@@ -94,9 +95,18 @@ class WorkerProcess:
         for name, times in answer["stages"].items():
             self.stages.setdefault(name, []).append(times)
 
-    def run_load(self, load: Load) -> None:
-        answer = self._ask("scenario", settings=load, folder=str(self.folder))
-        self.loads.append(msgspec.convert(answer, LoadResult))
+    def run_load(self, load: Load, joules: Callable[[], dict[str, float]] = dict) -> None:
+        """`joules` reads the meters, when the first query comes and when the last one is answered."""
+        meters: list[dict[str, float]] = []
+        answer = self._ask(
+            "scenario", marked=lambda: meters.append(joules()), settings=load, folder=str(self.folder)
+        )
+        result = msgspec.convert(answer, LoadResult)
+        before, after = meters
+        energy = {
+            rail: (used - before[rail]) / result.samples for rail, used in after.items() if rail in before
+        }
+        self.loads.append(msgspec.structs.replace(result, energy=energy))
 
     def profile(self, runs: int) -> None:
         self.profiled = msgspec.convert(
@@ -106,7 +116,7 @@ class WorkerProcess:
     def finish(self) -> None:
         self.peak = self._ask("finish")["peak_bytes"]
 
-    def _ask(self, op: str, **arguments: Any) -> dict[str, Any]:
+    def _ask(self, op: str, marked: Callable[[], None] | None = None, **arguments: Any) -> dict[str, Any]:
         stdin, stdout = self._process.stdin, self._process.stdout
         assert stdin is not None and stdout is not None
         line = b""
@@ -126,6 +136,9 @@ class WorkerProcess:
                 stdin.write(msgspec.json.encode({"op": op, **arguments}) + b"\n")
                 stdin.flush()
                 line = stdout.readline()
+                while marked is not None and line.startswith(b'{"mark"'):
+                    marked()
+                    line = stdout.readline()
         finally:
             if timer is not None:
                 timer.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from time import monotonic
 
@@ -113,7 +114,8 @@ def compare(
                 finished += 1
             team.each(None, lambda worker: worker.finish())
             for load in loads:
-                team.each(f"{load.scenario} on", lambda worker, load=load: worker.run_load(load))  # type: ignore[misc]
+                run = partial(WorkerProcess.run_load, load=load, joules=watch.joules)
+                team.each(f"{load.scenario} on", run)
             for worker in team.workers:
                 worker.device_peak = watch.memory(worker.pid)
             if profile:

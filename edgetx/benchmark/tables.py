@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edgetx.benchmark.sensors import whole
 from edgetx.benchmark.stats import Statistics, joined, part
 
 if TYPE_CHECKING:
@@ -92,15 +93,24 @@ def cold_start(report: BenchReport) -> Table:
                 f"{engine.warmup_runs}{settled}",
                 size(engine.peak_bytes),
                 size(engine.device_peak_bytes),
-                *(f"{engine.energy[rail]:.3g} J" if rail in engine.energy else "unknown" for rail in rails),
+                *(joules(engine.energy, rail) for rail in rails),
             ]
         )
     return header, rows
 
 
+def joules(energy: dict[str, float], rail: str) -> str:
+    """The energy of one rail in words."""
+    return f"{energy[rail]:.3g} J" if rail in energy else "unknown"
+
+
 def loads(report: BenchReport) -> Table:
     """The scenarios of MLPerf LoadGen, one row per engine and scenario."""
-    header = ["engine", "scenario", "score", "median", "p90", "p99", "samples", "samples/s", "validity"]
+    rails = list(
+        dict.fromkeys(rail for engine in report.engines for each in engine.loads for rail in each.energy)
+    )
+    header = ["engine", "scenario", "score", "median", "p90", "p99", "samples", "samples/s"]
+    header += [*(f"energy per sample, {rail}" for rail in rails), "validity"]
     rows = []
     for engine in report.engines:
         for result in engine.loads:
@@ -120,8 +130,9 @@ def loads(report: BenchReport) -> Table:
                     load.scenario,
                     score,
                     *map(milliseconds, (latency.median, latency.p90, latency.p99)),
-                    str(len(result.latencies_ns)),
+                    str(result.samples or len(result.latencies_ns)),
                     f"{result.samples_per_s:.4g}",
+                    *(joules(result.energy, rail) for rail in rails),
                     ": ".join(filter(None, [validity, "; ".join(result.reasons)])),
                 ]
             )
@@ -228,11 +239,11 @@ def csv(report: BenchReport) -> str:
     rows = writer.writer(out, lineterminator="\n")
     rows.writerow(header)
     for engine in report.engines:
-        found: list[tuple[str, Statistics, float | str, bool | None]] = [
-            ("closed loop", engine.latency, "", None)
+        found: list[tuple[str, Statistics, float | str, bool | None, dict[str, float]]] = [
+            ("closed loop", engine.latency, "", None, engine.energy)
         ]
-        found += [(r.load.scenario, r.latency, r.samples_per_s, r.valid) for r in engine.loads]
-        for scenario, latency, rate, valid in found:
+        found += [(r.load.scenario, r.latency, r.samples_per_s, r.valid, r.energy) for r in engine.loads]
+        for scenario, latency, rate, valid, energy in found:
             low, high = latency.intervals.get("median", ("", ""))
             rows.writerow(
                 [engine.model, engine.name, engine.kind, engine.version, engine.threads, engine.precision]
@@ -246,7 +257,7 @@ def csv(report: BenchReport) -> str:
                     "" if v is None else v
                     for v in (engine.peak_bytes, engine.device_peak_bytes, engine.file_bytes)
                 ]
-                + [sum(engine.energy.values()) if engine.energy else "", engine.speedup]
+                + ["" if (used := whole(energy)) is None else used, engine.speedup]
                 + [report.machine.cpu, report.machine.time_utc]
             )
     return out.getvalue()

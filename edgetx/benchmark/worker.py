@@ -1,8 +1,9 @@
 """`python -m edgetx.benchmark.worker`: one engine in one process, driven by JSON lines.
 
 Each request on stdin is one JSON object with an `op` (`load`, `warm_up`, `round`, `scenario`, `profile`,
-`finish`); each answer on stdout is one JSON object, `{"error": ...}` after a failure. The end of stdin ends
-the worker.
+`finish`); each answer on stdout is one JSON object, `{"error": ...}` after a failure. A `scenario` first
+answers `{"mark": true}` twice, when its measurement begins and when it ends. The end of stdin ends the
+worker.
 """
 
 from __future__ import annotations
@@ -27,9 +28,13 @@ from edgetx.errors import EdgetxError
 
 
 class Worker:
-    """Holds one engine and answers requests about it."""
+    """Holds one engine and answers requests about it.
 
-    def __init__(self) -> None:
+    `mark` tells the parent, in the middle of a request, that a measurement begins or ends.
+    """
+
+    def __init__(self, mark: Callable[[], None] = lambda: None) -> None:
+        self.mark = mark
         self.spec: EngineSpec | None = None
         self.engine: Opened | None = None
         self.inputs: list[Mapping[str, Any]] = []
@@ -130,7 +135,7 @@ class Worker:
         from edgetx.benchmark.loads import Load
 
         return loadgen.run(
-            msgspec.convert(settings, Load), Path(folder), self.inputs, self.runs, self.prepare
+            msgspec.convert(settings, Load), Path(folder), self.inputs, self.runs, self.prepare, self.mark
         )
 
     def profile(self, spec: dict[str, Any], runs: int, folder: str) -> dict[str, Any]:
@@ -163,7 +168,12 @@ def _private_stdout() -> BinaryIO:
 def main() -> int:
     """Answer requests until stdin ends."""
     channel = _private_stdout()
-    worker = Worker()
+
+    def send(answer: dict[str, Any]) -> None:
+        channel.write(msgspec.json.encode(answer) + b"\n")
+        channel.flush()
+
+    worker = Worker(lambda: send({"mark": True}))
     for line in sys.stdin.buffer:
         try:
             answer = worker.answer(msgspec.json.decode(line))
@@ -172,8 +182,7 @@ def main() -> int:
                 traceback.print_exc()
             summary = str(error) if isinstance(error, EdgetxError) else f"{type(error).__name__}: {error}"
             answer = {"error": summary}
-        channel.write(msgspec.json.encode(answer) + b"\n")
-        channel.flush()
+        send(answer)
     # Skip interpreter teardown: some engines crash while their threads are torn down.
     sys.stderr.flush()
     os._exit(0)

@@ -24,7 +24,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
         error: the largest absolute difference of an output from PyTorch's on the golden inputs.
         metric: task accuracy on the sweep's data set (top-1 in percent, PSNR in dB): more is better.
         size: bytes of the model's file and weights.
-        joules: energy of one run, over all rails that could be read.
+        joules: energy of one run of the whole machine, as far as it could be read.
         machine: the processor of the machine that it ran on.
         report: the whole report, relative to the sweep's folder.
     """

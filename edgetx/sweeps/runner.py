@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from edgetx.benchmark.sensors import whole
 from edgetx.devices.job import Result
 from edgetx.errors import EdgetxError, PackageError
 from edgetx.package import Package
@@ -232,7 +233,7 @@ class _Sweep:
             error=max((each.max_abs for each in result.verdicts[-1].to_core().outputs), default=None),
             metric=self._metric(cell),
             size=engine.file_bytes,
-            joules=sum(energy.values()) if energy else None,
+            joules=whole(energy),
             machine=result.report.machine.cpu,
             report=name,
         )

@@ -1,13 +1,17 @@
 """Scenarios of MLPerf LoadGen on a real engine that takes microseconds; nothing here asserts how fast."""
 
+import csv
 import json
+import threading
+import time
 
 import msgspec
 import pytest
 
 import edgetx
-from edgetx.benchmark import SCENARIOS, EngineSpec, Load, compare
+from edgetx.benchmark import SCENARIOS, EngineSpec, Load, compare, state, tables
 from edgetx.benchmark.loadgen import read_summary, read_trace, stacked
+from edgetx.benchmark.sensors import linux, tegra
 from edgetx.errors import BenchmarkError, InputError
 
 pytest.importorskip("mlperf_loadgen", reason="pip install mlcommons-loadgen")
@@ -34,6 +38,59 @@ def test_every_scenario(classifier):
     assert found["offline"].score_unit == "samples/s" and found["server"].score_unit == "queries/s"
     assert found["server"].within_bound in (True, False) and found["server"].load.qps > 0
     assert edgetx.benchmark.BenchReport.from_json(report.to_json()) == report
+
+
+class Meter:
+    """A RAPL zone whose counter grows by `WATTS`, as a kernel's would."""
+
+    WATTS = 20.0
+
+    def __init__(self, zone):
+        zone.mkdir(parents=True)
+        (zone / "name").write_text("package-0")
+        (zone / "max_energy_range_uj").write_text("262143328850")
+        self._file, self._start, self._end = zone / "energy_uj", time.monotonic(), threading.Event()
+        self._write()
+        self._thread = threading.Thread(target=self._run)
+
+    def _write(self):
+        draft = self._file.with_name("draft")
+        draft.write_text(str(int((time.monotonic() - self._start) * self.WATTS * 1e6)))
+        draft.replace(self._file)
+
+    def _run(self):
+        while not self._end.wait(0.002):
+            self._write()
+
+    def __enter__(self):
+        self._thread.start()
+
+    def __exit__(self, *_):
+        self._end.set()
+        self._thread.join()
+
+
+def test_energy_is_that_of_the_scenario(classifier, tmp_path, monkeypatch):
+    """Constant power, so that the energy per sample tells which stretch of time it was taken over."""
+    script = tmp_path / "tegrastats"
+    script.write_text("#!/bin/sh\nwhile sleep 0.05; do echo 'RAM 1/7MB VDD_IN 5000mW/5000mW'; done\n")
+    script.chmod(0o755)
+    meters = [linux.LinuxSensor(tmp_path), tegra.TegraSensor([str(script)])]
+    monkeypatch.setattr(state, "available", lambda: meters)
+    asked = [Load(scenario=name, seconds=seconds, queries=1) for name, seconds in
+             (("single-stream", 0.5), ("multi-stream", 1.5), ("offline", 0.5))]  # fmt: skip
+    with Meter(tmp_path / "sys/class/powercap/intel-rapl:0"):
+        report = edgetx.bench(classifier, loads=asked, **QUICK)
+    for result in report.engines[0].loads:
+        assert result.energy.keys() == {"rapl 0 package-0", "VDD_IN"}
+        watts = {rail: joules * result.samples / result.duration_s for rail, joules in result.energy.items()}
+        assert watts == pytest.approx({"rapl 0 package-0": Meter.WATTS, "VDD_IN": 5.0}, rel=0.2)
+    header, rows = tables.loads(report)
+    assert "energy per sample, VDD_IN" in header and all(len(row) == len(header) for row in rows)
+    lines = list(csv.DictReader(report.to_csv().splitlines()))
+    single = report.engines[0].loads[0]
+    assert [line["scenario"] for line in lines] == ["closed loop", "single-stream", "multi-stream", "offline"]
+    assert float(lines[1]["joules"]) == pytest.approx(sum(single.energy.values()))
 
 
 def test_batches_go_through_the_engine_together(classifier):

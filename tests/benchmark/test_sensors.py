@@ -6,6 +6,7 @@ import typing
 
 import pytest
 
+from edgetx.benchmark import sensors
 from edgetx.benchmark.sensors import Reading, linux, nvml, tegra
 from edgetx.benchmark.state import Watch
 
@@ -170,6 +171,16 @@ def test_tegrastats_is_followed_and_its_power_summed(tmp_path):
             time.sleep(0.05)
     assert watch.log.after.watts["VDD_IN"] == 5.251
     assert watch.log.mean_watts().keys() >= {"VDD_IN"}
+
+
+def test_no_rail_is_counted_twice():
+    assert sensors.whole({}) is None
+    assert sensors.whole({"VDD_IN": 8.0, "VDD_CPU_GPU_CV": 3.0, "VDD_SOC": 2.0}) == 8
+    assert sensors.whole({"VDD_GPU_SOC": 3.0, "VDD_CPU_CV": 1.0, "VIN_SYS_5V0": 2.0}) == 6
+    packages = {"rapl 0 package-0": 10.0, "rapl 0:0 core": 6.0, "rapl 0:1 uncore": 1.0, "rapl 0:2 dram": 2.0}
+    assert sensors.whole(packages) == 12
+    assert sensors.whole({**packages, "rapl 1 package-1": 9.0, "gpu0": 100.0}) == 121
+    assert sensors.whole({**packages, "rapl 1 psys": 20.0, "gpu0": 100.0}) == 120
 
 
 def write(path, text):

@@ -5,6 +5,7 @@ Parsers are pure functions of text, so that they can be tested without the board
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -63,6 +64,31 @@ class Sensor(Protocol):
 
     def close(self) -> None:
         """Let go of what was opened."""
+
+
+BOARD_INPUTS = ("VDD_IN", "POM_5V_IN", "VIN")
+"""Rails that feed a whole Jetson module; the others that it reports are parts of them."""
+
+
+def whole(joules: Mapping[str, float]) -> float | None:
+    """The machine's energy from its rails, none counted twice; None without a rail.
+
+    The input of a Jetson module stands for its other rails, and RAPL's platform (`psys`) for its packages; a
+    package holds its cores (`core`, `uncore`) and not its memory (`dram`). Everything else is added.
+    """
+    if not joules:
+        return None
+    rapl = {rail.rpartition(" ")[2]: rail for rail in joules if rail.startswith("rapl ")}
+    inputs = [rail for rail in BOARD_INPUTS if rail in joules]
+    found = 0.0
+    for rail, value in joules.items():
+        if rail.startswith("rapl "):
+            zone = rail.rpartition(" ")[2]
+            part = zone in ("core", "uncore") or ("psys" in rapl and zone != "psys")
+        else:
+            part = bool(inputs) and not rail.startswith("gpu") and rail not in inputs
+        found += 0.0 if part else value
+    return found
 
 
 def available() -> list[Sensor]:

@@ -19,6 +19,8 @@ from typing import Any
 from edgetx.benchmark.sensors import Reading
 
 INTERVAL_MS = 200
+LATE = 1.0
+"""Seconds that the latest line speaks for at most."""
 
 _NUMBER = r"-?\d+(?:\.\d+)?"
 _NAME = r"(?P<name>[A-Z][A-Z0-9]*)(?:_FREQ)?"
@@ -130,7 +132,7 @@ class TegraSensor:
 
     def __init__(self, command: list[str]) -> None:
         self._lock = Lock()
-        self._latest = Reading()
+        self._latest, self._since = Reading(), monotonic()
         self._joules: dict[str, float] = {}
         self._process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True
@@ -146,15 +148,13 @@ class TegraSensor:
     def _follow(self) -> None:
         stdout = self._process.stdout
         assert stdout is not None
-        last = monotonic()
         for line in stdout:
-            now = monotonic()
             reading = parse_tegrastats(line)
             with self._lock:
-                self._latest = reading
+                now = monotonic()
                 for rail, watts in reading.watts.items():
-                    self._joules[rail] = self._joules.get(rail, 0.0) + watts * (now - last)
-            last = now
+                    self._joules[rail] = self._joules.get(rail, 0.0) + watts * (now - self._since)
+                self._latest, self._since = reading, now
 
     def settings(self) -> dict[str, str]:
         """Power mode and whether clocks are fixed, as far as this user may ask."""
@@ -174,9 +174,13 @@ class TegraSensor:
             return self._latest
 
     def joules(self) -> dict[str, float]:
-        """Since the start, by rail."""
+        """Since the start, by rail; since the latest line at its power."""
         with self._lock:
-            return dict(self._joules)
+            seconds = min(monotonic() - self._since, LATE)
+            return {
+                rail: joules + self._latest.watts.get(rail, 0.0) * seconds
+                for rail, joules in self._joules.items()
+            }
 
     def memory(self, pid: int) -> int | None:
         """None: a Jetson's GPU shares the host's memory."""
