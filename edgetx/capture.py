@@ -24,6 +24,7 @@ from edgetx import __version__, fusion, ops
 from edgetx.core import IOSpec, Reference, SymbolRange, TensorSpec
 from edgetx.errors import ExportError
 from edgetx.exporters import clone, flatten
+from edgetx.exporters._refusal import node_names as refusal_names
 from edgetx.ops.operator import MINIMUM_OPSET, Variant
 
 
@@ -78,7 +79,7 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
             ) from error
     assert exported is not None
     model = exported.model
-    _keep_module_names(model)
+    _keep_module_names(model, refusal_names(rewritten))
     fusion.fuse(model)
     _name_dimensions(model, io)
     # An inner value may have had the name of an input or output already.
@@ -202,7 +203,7 @@ def flatten_outputs(output: Any, io: IOSpec) -> tuple[torch.Tensor, ...]:
     return tensors
 
 
-def _keep_module_names(model: ir.Model) -> None:
+def _keep_module_names(model: ir.Model, refusals: Mapping[str, str]) -> None:
     # The exporter also records stack traces with paths of the exporting machine: they stay out of packages.
     for node in model.graph.all_nodes():
         scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
@@ -211,7 +212,9 @@ def _keep_module_names(model: ir.Model) -> None:
         if scopes:
             path = [scope for scope in ast.literal_eval(scopes)[:-1] if scope.startswith("module.")]
             if path:
-                node.metadata_props[fusion.MODULE_KEY] = path[-1].removeprefix("module.")
+                module = path[-1].removeprefix("module.")
+                node.metadata_props[fusion.MODULE_KEY] = module
+                node.name = refusals.get(module, node.name)
     model.metadata_props.clear()
     model.graph.metadata_props.clear()
     for value in [*model.graph.inputs, *model.graph.outputs, *model.graph.initializers.values()]:

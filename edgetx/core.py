@@ -31,6 +31,9 @@ Weights = Literal["pretrained", "checkpoint", "random", "in-memory"]
 DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int32", "int64", "bool")
 """The tensor element types that a package may have, by numpy's (and ml_dtypes') names."""
 
+REFUSAL = "refused: "
+"""What the name of a node starts with that fails on bad data; the rest of the name is the reason."""
+
 _FLOATS = frozenset(("float32", "float16", "bfloat16", "float64"))
 _INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _SPEC = re.compile(r"^(?P<name>[A-Za-z_]\w*)=(?P<dtype>\w+)\[(?P<dims>[^\]]*)\]$")

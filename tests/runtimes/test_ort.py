@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgetx import runtimes
-from edgetx.core import IOSpec, Target, TensorSpec
+from edgetx.core import REFUSAL, IOSpec, Target, TensorSpec
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
 from edgetx.processors import numpy_dtype
 from edgetx.runtimes.ort import PROVIDERS, OrtRuntime
@@ -180,6 +180,23 @@ def test_a_model_that_differs_from_the_manifest(make_package: Any) -> None:
     io = IOSpec((TensorSpec("picture", "float32", ("n",)),), (TensorSpec("mean", "float32", ("n",)),))
     with pytest.raises(PackageError, match=r"the manifest has the inputs \['picture'\].*has \['image'\]"):
         runtimes.load(make_package(io=io))
+
+
+def test_a_refusal_of_the_graph_is_told_in_its_words(make_package: Any) -> None:
+    """See `edgetx.exporters._refusal`: the exporter names the node that fails."""
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["zero", "x"], ["y"], name=f"{REFUSAL}x is not zero; pass zeros")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.INT64, ["n"])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, ["n"])],
+        [helper.make_tensor("zero", TensorProto.INT64, [1], [0])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    io = IOSpec((TensorSpec("x", "int64", ("n",)),), (TensorSpec("y", "int64", ("n",)),))
+    with runtimes.load(make_package(model, io)) as session:
+        session.run({"x": np.zeros(3, np.int64)})
+        with pytest.raises(InputError, match=r"^the model refuses x \(2,\): x is not zero; pass zeros$"):
+            session.run({"x": np.ones(2, np.int64)})
 
 
 def test_an_engine_failure_names_the_shapes(make_package: Any) -> None:
