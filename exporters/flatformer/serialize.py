@@ -19,9 +19,11 @@ import torch
 from torch import Tensor, nn
 
 from edgetx.errors import InputError
+from edgetx.exporters._refusal import Refusal
 
 ORDERS = ("x", "x_shift", "y", "y_shift")
 """Along which axis, and whether windows are shifted; layer i of a block takes order i."""
+_MERGE = "merge the points of a pillar first (Voxelize does)"
 
 
 def keys(y: Tensor, x: Tensor, grid: tuple[int, int], window: int, order: str) -> Tensor:
@@ -57,8 +59,8 @@ class Serialize(nn.Module):
         batch: number of samples; those without pillars have no groups.
 
     Raises:
-        InputError: a pillar is outside the grid, or listed twice. An exported graph has no words for it:
-            there, pillars listed twice end in an index out of bounds.
+        InputError: a pillar is outside the grid, or listed twice; on ONNX Runtime, a run of the exported
+            graph says so too of pillars listed twice.
     """
 
     ranks: Tensor
@@ -66,6 +68,7 @@ class Serialize(nn.Module):
     def __init__(self, grid: tuple[int, int], window: int, group: int, batch: int = 1) -> None:
         super().__init__()
         self.grid, self.window, self.group, self.batch = grid, window, group, batch
+        self.listed_once = Refusal(f"a pillar is listed twice; {_MERGE}")
         y, x = torch.meshgrid(*(torch.arange(size) for size in grid), indexing="ij")
         ranks = torch.stack(
             [keys(y, x, grid, window, order).flatten().argsort().argsort() for order in ORDERS]
@@ -91,9 +94,8 @@ class Serialize(nn.Module):
         ordered = torch.full((len(ORDERS), tokens + 1), -1, dtype=torch.int32, device=coords.device)
         ordered = ordered.scatter(1, place.long(), token)
         slots, moved = self._slots(tokens, running[0, cells - 1 :: cells].long())
-        # 0, or beyond the end of `ordered` where a pillar is listed twice.
-        twice = (tokens - running[0, -1].long()) * (2 * (tokens + self.group))
-        groups = ordered.gather(1, (slots + twice).expand(len(ORDERS), -1))
+        slots = slots + self.listed_once(running[0, -1] < tokens)
+        groups = ordered.gather(1, slots.expand(len(ORDERS), -1))
         groups = groups.reshape(len(ORDERS), -1, self.group)
         inverse = place if moved is None else place + moved.index_select(0, sample).int()
         return tuple(groups.unbind()), tuple(inverse.unbind())
@@ -143,5 +145,5 @@ class Serialize(nn.Module):
         if len(unique) != len(coords):
             raise InputError(
                 f"Serialize: pillar {unique[counts > 1][0].tolist()} (sample, y, x) is listed "
-                f"{int(counts.max())} times; merge the points of a pillar first (Voxelize does)"
+                f"{int(counts.max())} times; {_MERGE}"
             )

@@ -8,6 +8,7 @@ outputs come back as arrays of the same library, on the session's device.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnxruntime
 
-from edgetx.core import Feeds, IOSpec, Session, Target
+from edgetx.core import REFUSAL, Feeds, IOSpec, Session, Target
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
 from edgetx.processors import ImageRestoration, numpy_dtype
 from edgetx.runtimes.ort import PROVIDERS, parse_device, parse_provider
@@ -320,6 +321,9 @@ def _first_line(error: Exception) -> str:
 def _failure(error: Exception, feeds: Feeds) -> EdgetxError:
     shapes = ", ".join(f"{name} {tuple(array.shape)}" for name, array in feeds.items())
     text = _first_line(error)
+    refused = re.search(f"Name:'{REFUSAL}([^']*)'", text)
+    if refused:
+        return InputError(f"the model refuses {shapes}: {refused[1]}")
     if isinstance(error, MemoryError) or "allocate memory" in text.lower() or "bad_alloc" in text:
         step = "use a smaller batch or image, or a device with more memory"
     else:

@@ -168,11 +168,17 @@ def test_the_exported_graph_says_that_a_pillar_is_listed_twice() -> None:
     coords = draw([9], (4, 6))
     outputs = tuple(TensorSpec(f"out{i}", "int32", (f"n{i}",)) for i in range(8))
     symbols = {name: SymbolRange() for spec in outputs for name in spec.shape}
-    io = IOSpec((TensorSpec("coords", "int32", ("pillars", 3)),), outputs, {"pillars": SymbolRange(), **symbols})
-    reference = Reference(module, io, [{"coords": coords.numpy()}], "generic", "test", "serialize", "in-memory")
+    io = IOSpec(
+        (TensorSpec("coords", "int32", ("pillars", 3)),), outputs, {"pillars": SymbolRange(), **symbols}
+    )
+    reference = Reference(
+        module, io, [{"coords": coords.numpy()}], "generic", "test", "serialize", "in-memory"
+    )
     session = onnxruntime.InferenceSession(
         onnx_ir.to_proto(capture(reference, module)).SerializeToString(), providers=["CPUExecutionProvider"]
     )
     assert len(session.run(None, {"coords": coords.numpy()})) == 8
-    with pytest.raises(Exception, match="refused: a pillar is listed twice; merge the points of a pillar first"):
+    with pytest.raises(
+        Exception, match="refused: a pillar is listed twice; merge the points of a pillar first"
+    ):
         session.run(None, {"coords": np.zeros((2, 3), np.int32)})

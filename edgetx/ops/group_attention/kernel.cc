@@ -88,6 +88,11 @@ void Plan::Clear() const noexcept {
   for (const int32_t token : unserved_) std::memset(output + static_cast<size_t>(token) * bytes, 0, bytes);
 }
 
+int64_t Plan::tasks() const {
+  if (chunks.empty()) return 0;
+  return attention::CountTasks(items(), queries.size() / chunks.size(), static_cast<size_t>(slots), layout.head);
+}
+
 void Plan::Run(int64_t begin, int64_t end, std::byte* scratch) const noexcept {
   const FlushDenormals flush;
   run_(*this, begin, end, scratch);

@@ -68,6 +68,8 @@ class Plan {
   void Clear() const noexcept;
   // Chunks times heads; those of one chunk follow each other.
   int64_t items() const { return static_cast<int64_t>(chunks.size()) * attributes.num_heads; }
+  // Into how many ranges the items are best cut for a thread pool.
+  int64_t tasks() const;
   size_t scratch_bytes() const { return layout.bytes; }
   // Items [begin, end). `scratch` is aligned to 64 bytes and used by no other thread.
   void Run(int64_t begin, int64_t end, std::byte* scratch) const noexcept;

@@ -1,6 +1,5 @@
 #include "edgetx/ops/group_attention/ort.h"
 
-#include <algorithm>
 #include <optional>
 #include <string>
 
@@ -14,9 +13,6 @@
 
 namespace edgetx::group_attention {
 namespace {
-
-// Enough for an even load, few enough to cost nothing.
-constexpr int64_t kMaxTasks = 64;
 
 ScratchPool& Pool() {
   static ScratchPool pool;
@@ -77,8 +73,8 @@ struct Definition {
 
     const Plan plan(attributes, shapes, tensors, level);
     plan.Clear();
-    if (plan.items() == 0) return {};
-    const int64_t count = std::min(plan.items(), kMaxTasks);
+    const int64_t count = plan.tasks();
+    if (count == 0) return {};
     Task task(plan, count);
     return ort::ParallelFor(context, static_cast<size_t>(count), &task);
   }

@@ -9,6 +9,10 @@ namespace {
 constexpr size_t kLogits = 4096;
 constexpr size_t kLeastGroup = 12;
 
+constexpr int64_t kMaxTasks = 64;
+// Multiply-adds of a task, about 10 us of one core.
+constexpr size_t kTaskWork = 300'000;
+
 size_t RoundUp(size_t count, size_t multiple) { return (count + multiple - 1) / multiple * multiple; }
 
 }  // namespace
@@ -40,6 +44,12 @@ Layout::Layout(size_t most_queries, size_t most_keys, size_t head_size_given, si
   offset = take(group_stride);
   factor = take(group_stride);
   result = take(kMaxRows * value_stride);
+}
+
+int64_t CountTasks(int64_t items, size_t queries, size_t keys, const Layout& layout) {
+  const size_t work = queries * keys * (layout.head_size + layout.value_size);
+  const auto items_per_task = static_cast<int64_t>(std::max<size_t>(kTaskWork / std::max<size_t>(work, 1), 1));
+  return std::min((items + items_per_task - 1) / items_per_task, kMaxTasks);
 }
 
 }  // namespace edgetx::attention

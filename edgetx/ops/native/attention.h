@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 namespace edgetx::attention {
 
@@ -47,5 +48,9 @@ struct Addends {
   const float* bias = nullptr;           // [queries][keys]
   const float* const* masks = nullptr;   // per query, a row of all keys, aligned and padded to whole vectors
 };
+
+// Into how many ranges a call's items, of so many queries and keys each, are best cut for a thread pool: enough for
+// an even load, none so short that taking it up counts.
+int64_t CountTasks(int64_t items, size_t queries, size_t keys, const Layout& layout);
 
 }  // namespace edgetx::attention

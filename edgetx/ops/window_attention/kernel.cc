@@ -62,6 +62,12 @@ Plan::Plan(const Attributes& given, const Shape& qkv, CpuLevel level)
   items_ = qkv[0] * y.windows * x.windows * given.num_heads;
 }
 
+int64_t Plan::tasks() const {
+  const Attributes& a = attributes;
+  return attention::CountTasks(items_, static_cast<size_t>(a.window.y * a.window.x),
+                               static_cast<size_t>(a.kv_window.y * a.kv_window.x), layout.head);
+}
+
 void Plan::Run(const Tensors& tensors, int64_t begin, int64_t end, std::byte* scratch) const noexcept {
   const FlushDenormals flush;
   run_(*this, tensors, begin, end, scratch);

@@ -60,6 +60,8 @@ class Plan {
 
   // Windows times heads; those of one window follow each other.
   int64_t items() const { return items_; }
+  // Into how many ranges the items are best cut for a thread pool.
+  int64_t tasks() const;
   size_t scratch_bytes() const { return layout.bytes; }
   // Items [begin, end). `scratch` is aligned to 64 bytes and used by no other thread.
   void Run(const Tensors& tensors, int64_t begin, int64_t end, std::byte* scratch) const noexcept;

@@ -1,6 +1,5 @@
 #include "edgetx/ops/window_attention/ort.h"
 
-#include <algorithm>
 #include <array>
 #include <optional>
 #include <string>
@@ -17,9 +16,6 @@
 
 namespace edgetx::window_attention {
 namespace {
-
-// Enough for an even load, few enough to cost nothing.
-constexpr int64_t kMaxTasks = 64;
 
 ScratchPool& Pool() {
   static ScratchPool pool;
@@ -60,8 +56,8 @@ Status ReadAttributes(const OrtKernelInfo* info, Attributes* a) {
 
 class Task : public ort::ParallelBody {
  public:
-  Task(const Plan& plan, const Tensors& tensors, size_t count)
-      : plan_(plan), tensors_(tensors), count_(static_cast<int64_t>(count)) {}
+  Task(const Plan& plan, const Tensors& tensors, int64_t count)
+      : plan_(plan), tensors_(tensors), count_(count) {}
 
   Status Run(size_t index) override {
     const auto i = static_cast<int64_t>(index);
@@ -113,10 +109,10 @@ struct Definition {
     if (Status status = ort::Output(context, 0, output, &tensors.output); !status.ok()) return status;
 
     const Plan plan(attributes, shapes.qkv, level);
-    if (plan.items() == 0) return {};
-    const auto count = static_cast<size_t>(std::min(plan.items(), kMaxTasks));
+    const int64_t count = plan.tasks();
+    if (count == 0) return {};
     Task task(plan, tensors, count);
-    return ort::ParallelFor(context, count, &task);
+    return ort::ParallelFor(context, static_cast<size_t>(count), &task);
   }
 
 #ifdef EDGETX_CUDA

@@ -72,11 +72,12 @@ class Worker {
         rows_(Part<T*>(scratch, plan.layout.rows)),
         pad_row_(Part<T>(scratch, plan.layout.pad_row)),
         zero_row_(Part<T>(scratch, plan.layout.zero_row)),
+        own_keys_(plan.y.keys != plan.y.window || plan.x.keys != plan.x.window),
         far_(static_cast<size_t>(plan.items() / a_.num_heads) * nq_ * channels_ * sizeof(T) > kFar),
         head_(plan.layout.head, scratch + plan.layout.head_memory) {
     for (size_t i = 0; i < 2; ++i) {
       windows_[i].queries = Part<const T*>(scratch, plan.layout.query_rows[i]);
-      windows_[i].keys = Part<const T*>(scratch, plan.layout.key_rows[i]);
+      windows_[i].keys = own_keys_ ? Part<const T*>(scratch, plan.layout.key_rows[i]) : windows_[i].queries;
       windows_[i].outputs = Part<T*>(scratch, plan.layout.output_rows[i]);
     }
     if (a_.pad != Pad::kNone || nk_ != nq_) {
@@ -164,7 +165,7 @@ class Worker {
     window->first_y = window->top - (y.keys - y.window) / 2;
     window->first_x = window->left - (x.keys - x.window) / 2;
     window->used = List(batch, window->top, window->left, y.window, x.window, window->queries, window->outputs);
-    List(batch, window->first_y, window->first_x, y.keys, x.keys, window->keys, nullptr);
+    if (own_keys_) List(batch, window->first_y, window->first_x, y.keys, x.keys, window->keys, nullptr);
     window->masked = a_.mask == Mask::kRegion &&
                      (Region(y, window->first_y) != Region(y, window->first_y + y.keys - 1) ||
                       Region(x, window->first_x) != Region(x, window->first_x + x.keys - 1));
@@ -279,6 +280,7 @@ class Worker {
   T** rows_;
   T* pad_row_;   // of padding, and of keys outside; only where the attributes allow them
   T* zero_row_;
+  bool own_keys_;  // whether a window's keys are others than its queries' tokens
   bool far_;     // whether rows should be asked for ahead
   attention::HWY_NAMESPACE::Head<attention::Activation::kSoftmax> head_;
 };
