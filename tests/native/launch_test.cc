@@ -1,90 +1,32 @@
 // How kernels are found and launched: arguments and errors, against fake/cuda.cc. No kernel runs here: whether they
 // compute the right thing is tested on a GPU, by tests/gpu.
 
-#include <dlfcn.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <functional>
+#include <iterator>
 #include <string>
 #include <vector>
 
 #include "edgetx/ops/group_attention/cuda.h"
 #include "edgetx/ops/window_attention/cuda.h"
+#include "tests/native/fake/cases.h"
 
 namespace {
 
 using edgetx::DType;
 using edgetx::Status;
 using edgetx::cuda::Entry;
-
-constexpr char kWindowTypes[] = "pppppiiiiiiiiiiiiiiiiiiff";
-
-void Fail(const std::string& what) {
-  std::fprintf(stderr, "%s\n", what.c_str());
-  std::_Exit(1);
-}
-
-void Expect(const std::string& given, const std::string& part) {
-  if (given.find(part) == std::string::npos) Fail("expected '" + part + "' in:\n" + given);
-}
-
-Entry MakeEntry(const char* kernel, const char* types, uint32_t sm, uint32_t queries, uint32_t keys) {
-  Entry entry{};
-  std::strcpy(entry.kernel, kernel);
-  std::strcpy(entry.arguments, types);
-  entry.sm = sm;
-  entry.dtype = std::strcmp(kernel, "chain_kernel") == 0 ? 3 : 1;
-  entry.block_queries = queries;
-  entry.block_keys = keys;
-  entry.block_size = queries != 0 ? 32 : 0;
-  entry.alignment = 8;
-  entry.warps = 4;
-  entry.shared_bytes = 60000;
-  return entry;
-}
-
-// Images are their own descriptions, which the stand-in writes down.
-void WriteArchive(const std::string& path, std::vector<Entry> entries) {
-  std::string images;
-  const uint64_t start = 16 + entries.size() * sizeof(Entry);
-  for (Entry& entry : entries) {
-    entry.offset = start + images.size();
-    const std::string image = std::string(entry.is_ptx != 0 ? "ptx" : "cubin") + std::to_string(entry.sm) + "_" +
-                              std::to_string(entry.block_queries) + '\0';
-    entry.bytes = image.size();
-    images += image;
-  }
-  std::ofstream file(path, std::ios::binary);
-  const uint32_t counts[] = {static_cast<uint32_t>(entries.size()), sizeof(Entry)};
-  file.write("EDGETXK1", 8).write(reinterpret_cast<const char*>(counts), sizeof(counts));
-  file.write(reinterpret_cast<const char*>(entries.data()), static_cast<std::streamsize>(entries.size() * sizeof(Entry)));
-  file << images;
-}
-
-std::vector<Entry> Shipped() {
-  Entry ptx = MakeEntry("window_attention_kernel", kWindowTypes, 80, 64, 64);
-  ptx.is_ptx = 1;
-  return {MakeEntry("chain_kernel", "pppi", 80, 0, 0),
-          MakeEntry("window_attention_kernel", kWindowTypes, 80, 64, 64),
-          MakeEntry("window_attention_kernel", kWindowTypes, 86, 64, 64),
-          MakeEntry("window_attention_kernel", kWindowTypes, 80, 32, 64),
-          MakeEntry("group_attention_kernel", "pppppppiiiif", 80, 32, 64),
-          ptx};
-}
-
-std::string Calls() {
-  void* fake = dlopen(std::getenv("EDGETX_CUDA_DRIVER"), RTLD_NOW);
-  return reinterpret_cast<const char* (*)()>(dlsym(fake, "FakeCalls"))();
-}
-void SetTypes(const char* kernel, const char* types) {
-  void* fake = dlopen(std::getenv("EDGETX_CUDA_DRIVER"), RTLD_NOW);
-  reinterpret_cast<void (*)(const char*, const char*)>(dlsym(fake, "FakeTypes"))(kernel, types);
-}
+using edgetx::fake::Calls;
+using edgetx::fake::Case;
+using edgetx::fake::Expect;
+using edgetx::fake::Fail;
+using edgetx::fake::kWindowTypes;
+using edgetx::fake::SetTypes;
+using edgetx::fake::Shipped;
+using edgetx::fake::WriteArchive;
 
 edgetx::window_attention::Attributes Swin() {
   edgetx::window_attention::Attributes a;
@@ -112,12 +54,6 @@ void Succeed(const Status& status) {
   if (!status.ok()) Fail(status.message());
 }
 
-// Statics of the launcher live as long as a process, so each case has one of its own.
-struct Case {
-  const char* name;
-  std::function<void()> run;
-};
-
 const Case kCases[] = {
     {"a window's arguments",
      [] {
@@ -142,6 +78,22 @@ const Case kCases[] = {
        Succeed(edgetx::window_attention::Launch(a, {1, 5, 8, 288}, tensors, 0, nullptr));
        // One window down, so no shift there; to the right 8 of 14, rolled by 6.
        Expect(Calls(), "5 8 7 14 5 8 0 6 0 6 3 32 32 7 7 7 7 8 ");
+     }},
+    {"a tensor between two multiples of 16",
+     [] {
+       edgetx::window_attention::GpuTensors tensors;
+       tensors.dtype = DType::kFloat16;
+       tensors.qkv = Pointer(4096);
+       tensors.bias = Pointer(8200);
+       tensors.output = const_cast<void*>(Pointer(16384));
+       const auto launch = [&] {
+         return edgetx::window_attention::Launch(Swin(), {2, 14, 28, 288}, tensors, 0, nullptr).message();
+       };
+       Expect(launch(), "window_attention_kernel: bias starts at the address 8200, which is no multiple of 16");
+       tensors.bias = nullptr;
+       tensors.output = const_cast<void*>(Pointer(16386));
+       Expect(launch(), "the output starts at the address 16386");
+       if (Calls().find("cuLaunchKernel") != std::string::npos) Fail(Calls());
      }},
     {"a wished tile", [] { Succeed(LaunchWindow(Swin(), (32 << 16) | 64)); Expect(Calls(), "cubin80_32"); }},
     {"a tile that was not compiled",
@@ -259,27 +211,4 @@ const Case kCases[] = {
 
 }  // namespace
 
-int main(int, char** argv) {
-  const std::string folder = std::string(argv[0]).substr(0, std::string(argv[0]).rfind('/'));
-  setenv("EDGETX_CUDA_DRIVER", (folder + "/libedgetx_fake_cuda.so").c_str(), 1);
-  char kernels[] = "/tmp/edgetx-kernels-XXXXXX";
-  close(mkstemp(kernels));
-  setenv("EDGETX_KERNELS", kernels, 1);
-  int failures = 0;
-  for (const Case& test : kCases) {
-    WriteArchive(kernels, Shipped());
-    const pid_t child = fork();
-    if (child == 0) {
-      test.run();
-      std::_Exit(0);
-    }
-    int result = 1;
-    if (child < 0 || waitpid(child, &result, 0) < 0 || result != 0) {
-      std::fprintf(stderr, "FAILED: %s\n", test.name);
-      ++failures;
-    }
-  }
-  unlink(kernels);
-  std::printf("%zu passed, %d failed\n", std::size(kCases) - static_cast<size_t>(failures), failures);
-  return failures != 0;
-}
+int main(int, char** argv) { return edgetx::fake::RunCases(argv[0], kCases, std::size(kCases)); }

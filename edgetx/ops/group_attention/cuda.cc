@@ -51,9 +51,9 @@ Status Launch(const Attributes& a, const Shapes& shapes, const GpuTensors& t, in
   Status status = cuda::Fill32(first, 0xffffffffu, WorkspaceBytes(tokens, groups, slots) / 4, stream);
   if (!status.ok()) return status;
   cuda::Arguments chain;
-  for (const void* pointer : {t.inverse, static_cast<const void*>(first), static_cast<const void*>(following)}) {
-    chain.Add(pointer);
-  }
+  chain.Add("inverse", t.inverse);
+  chain.Add("the workspace", first);
+  chain.Add("the workspace", following);
   chain.Add(static_cast<int32_t>(tokens));
   cuda::Need chain_need;
   chain_need.kernel = "chain_kernel";
@@ -61,10 +61,13 @@ Status Launch(const Attributes& a, const Shapes& shapes, const GpuTensors& t, in
   if (!status.ok()) return status;
 
   cuda::Arguments arguments;
-  for (const void* pointer : {t.q, t.k, t.v, t.groups, static_cast<const void*>(first),
-                              static_cast<const void*>(following), static_cast<const void*>(t.output)}) {
-    arguments.Add(pointer);
-  }
+  arguments.Add("q", t.q);
+  arguments.Add("k", t.k);
+  arguments.Add("v", t.v);
+  arguments.Add("groups", t.groups);
+  arguments.Add("the workspace", first);
+  arguments.Add("the workspace", following);
+  arguments.Add("the output", t.output);
   for (const int64_t value : {slots, a.num_heads, need.head_size, need.value_size}) {
     arguments.Add(static_cast<int32_t>(value));
   }

@@ -37,9 +37,11 @@ Status Launch(const Attributes& a, const Shape& qkv, const GpuTensors& t, int32_
   const bool has_mask = a.mask == Mask::kRegion && (a.shift.y != 0 || a.shift.x != 0);
 
   cuda::Arguments arguments;
-  for (const void* pointer : {t.qkv, t.bias, t.head_scale, t.pad_value, static_cast<const void*>(t.output)}) {
-    arguments.Add(pointer);
-  }
+  arguments.Add("qkv", t.qkv);
+  arguments.Add("bias", t.bias);
+  arguments.Add("head_scale", t.head_scale);
+  arguments.Add("pad_value", t.pad_value);
+  arguments.Add("the output", t.output);
   for (const int64_t value : {y.size, x.size, y.padded, x.padded, rolled_y, rolled_x, y.shift % rolled_y,
                               x.shift % rolled_x, y.shift, x.shift, a.num_heads, a.head_size, need.value_size,
                               a.window.y, a.window.x, a.kv_window.y, a.kv_window.x}) {

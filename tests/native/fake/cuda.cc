@@ -1,9 +1,15 @@
-// A stand-in for NVIDIA's driver library, for launch_test.cc alone: it writes down the calls that it gets and fails
-// where it is told to. It computes nothing, so it can only show that arguments are passed and errors are reported;
-// that kernels give right results is a matter for tests/gpu, on a GPU.
+// A stand-in for NVIDIA's driver library, for tests alone: it writes down the calls that it gets and fails where it is
+// told to. Its memory is the machine's. It computes nothing, so it can only show that arguments are passed and errors
+// are reported; that kernels give right results is a matter for tests/gpu, on a GPU.
+//
+//   FAKE_FAIL        the function that fails, with error 2
+//   FAKE_CALLS       a file that the calls are written to as well
+//   FAKE_SM          the compute capability, 86 without it
+//   FAKE_NO_CONTEXT  no context is current
 
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -18,9 +24,15 @@ std::string& Calls() {
   return calls;
 }
 
-// FAKE_FAIL names the function that fails, with error 2.
 int Note(const char* function, const std::string& about = "") {
-  Calls() += std::string(function) + (about.empty() ? "" : " " + about) + "\n";
+  const std::string line = std::string(function) + (about.empty() ? "" : " " + about) + "\n";
+  Calls() += line;
+  if (const char* path = std::getenv("FAKE_CALLS"); path != nullptr) {
+    if (std::FILE* file = std::fopen(path, "a"); file != nullptr) {
+      std::fputs(line.c_str(), file);
+      std::fclose(file);
+    }
+  }
   const char* failing = std::getenv("FAKE_FAIL");
   return failing != nullptr && std::strcmp(failing, function) == 0 ? 2 : 0;
 }
@@ -102,12 +114,27 @@ EXPORT int cuMemsetD8Async(unsigned long long at, unsigned char value, size_t co
 EXPORT int cuMemsetD32Async(unsigned long long at, unsigned value, size_t count, void*) {
   return Note("cuMemsetD32Async", std::to_string(at) + " " + std::to_string(value) + " " + std::to_string(count));
 }
-// Looked up and never called.
-EXPORT int cuDevicePrimaryCtxRetain() { return 1; }
-EXPORT int cuDevicePrimaryCtxRelease_v2() { return 1; }
-EXPORT int cuCtxSetCurrent() { return 1; }
-EXPORT int cuCtxSynchronize() { return 1; }
-EXPORT int cuMemAlloc_v2() { return 1; }
-EXPORT int cuMemFree_v2() { return 1; }
-EXPORT int cuMemcpyHtoD_v2() { return 1; }
-EXPORT int cuMemcpyDtoH_v2() { return 1; }
+EXPORT int cuDevicePrimaryCtxRetain(void** context, int) {
+  *context = reinterpret_cast<void*>(64);
+  return Note("cuDevicePrimaryCtxRetain");
+}
+EXPORT int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+EXPORT int cuCtxSetCurrent(void*) { return 0; }
+EXPORT int cuCtxSynchronize() { return Note("cuCtxSynchronize"); }
+EXPORT int cuMemAlloc_v2(unsigned long long* at, size_t bytes) {
+  void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
+  *at = reinterpret_cast<uintptr_t>(memory);
+  return Note("cuMemAlloc_v2");
+}
+EXPORT int cuMemFree_v2(unsigned long long at) {
+  std::free(reinterpret_cast<void*>(at));
+  return 0;
+}
+EXPORT int cuMemcpyHtoD_v2(unsigned long long to, const void* from, size_t bytes) {
+  std::memcpy(reinterpret_cast<void*>(to), from, bytes);
+  return 0;
+}
+EXPORT int cuMemcpyDtoH_v2(void* to, unsigned long long from, size_t bytes) {
+  std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
+  return 0;
+}

@@ -79,9 +79,26 @@ DevicePointer ToDevice(const void* pointer) { return reinterpret_cast<uintptr_t>
 
 }  // namespace
 
+void Arguments::Add(const char* name, const void* pointer) {
+  Put('p', &pointer, sizeof(pointer));
+  names_.back() = name;
+}
+
+Status Arguments::CheckAlignment() const {
+  for (size_t i = 0; i < names_.size(); ++i) {
+    if (names_[i] == nullptr || values_[i] % kAlignment == 0) continue;
+    return Status::Error(std::string(names_[i]) + " starts at the address " + std::to_string(values_[i]) +
+                         ", which is no multiple of " + std::to_string(kAlignment) +
+                         "; the kernels load 16 bytes at once: give a tensor that starts where its memory was "
+                         "allocated, or copy it");
+  }
+  return {};
+}
+
 void Arguments::Put(char type, const void* value, size_t bytes) {
   types_ += type;
   values_.push_back(0);
+  names_.push_back(nullptr);
   std::memcpy(&values_.back(), value, bytes);
 }
 
@@ -96,6 +113,9 @@ Status Launch(const Need& need, Tile tile, int64_t programs, Arguments arguments
   if (programs > std::numeric_limits<int32_t>::max()) {
     return Status::Error(std::string(need.kernel) + " would need " + std::to_string(programs) +
                          " blocks, a launch takes 2147483647; give it a smaller batch");
+  }
+  if (Status status = arguments.CheckAlignment(); !status.ok()) {
+    return Status::Error(std::string(need.kernel) + ": " + status.message());
   }
   const Archive* archive = nullptr;
   if (Status status = Archive::Get(&archive); !status.ok()) return status;
@@ -126,8 +146,8 @@ Status Launch(const Need& need, Tile tile, int64_t programs, Arguments arguments
     }
   }
   // Triton's own last two arguments: scratch memory, which no shipped kernel uses (aot.py sees to that).
-  arguments.Add(static_cast<const void*>(nullptr));
-  arguments.Add(static_cast<const void*>(nullptr));
+  arguments.Add("global scratch", nullptr);
+  arguments.Add("profile scratch", nullptr);
   std::vector<void*> pointers = arguments.Pointers();
   return driver->Check(driver->LaunchKernel(loaded.function, static_cast<unsigned>(programs), 1, 1, entry->warps * 32,
                                             1, 1, entry->shared_bytes, stream, pointers.data(), nullptr),

@@ -11,13 +11,19 @@
 
 namespace edgetx::cuda {
 
+// Where tensors start: the kernels were compiled to load 16 bytes at once, and an address between would read beside.
+constexpr uint64_t kAlignment = 16;
+
 // Arguments in the kernel's order, and their types in the words of `Entry::arguments`.
 class Arguments {
  public:
-  void Add(const void* pointer) { Put('p', &pointer, sizeof(pointer)); }
+  // The address of a tensor, which `name` tells of.
+  void Add(const char* name, const void* pointer);
   void Add(int32_t value) { Put('i', &value, sizeof(value)); }
   void Add(float value) { Put('f', &value, sizeof(value)); }
   const std::string& types() const { return types_; }
+  // Fails if a tensor does not start at a multiple of kAlignment.
+  Status CheckAlignment() const;
   // For the driver; valid until the next Add.
   std::vector<void*> Pointers();
 
@@ -25,6 +31,7 @@ class Arguments {
   void Put(char type, const void* value, size_t bytes);
   std::string types_;
   std::vector<uint64_t> values_;
+  std::vector<const char*> names_;  // null where the argument is no tensor
 };
 
 // Picks the archive's entry for the current context's device, loads it once per context, and launches
