@@ -1,4 +1,4 @@
-"""Where the native library is: edgetx's kernels for ONNX Runtime on the CPU."""
+"""Where the native library is: edgetx's kernels for ONNX Runtime, on the CPU and on NVIDIA GPUs."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ from edgetx.errors import UnavailableError
 NAME = "libedgetx_ort.so"
 VARIABLE = "EDGETX_OPS_LIBRARY"
 """The environment variable that names another build of the library."""
+KERNELS = "edgetx_kernels.bin"
+KERNELS_VARIABLE = "EDGETX_KERNELS"
+"""The environment variable that names another file of compiled GPU kernels."""
+PROVIDER_KEY = "edgetx.provider"
+"""The session's option for which the library registers operators: `cpu`, as without it, or `cuda`."""
+CUDA_OPERATORS = ("WindowAttention", "GroupAttention")
+"""What it registers for `cuda`; the others run as their bodies there."""
 
 
 def path() -> str | None:
@@ -55,4 +62,18 @@ def why_not() -> str | None:
     return (
         f"{NAME} was not built, so operators run as standard ONNX operators; reinstall edgetx on a machine "
         "with a C++ compiler (in a checkout: cmake -S . -B build/dev -G Ninja && cmake --build build/dev)"
+    )
+
+
+def why_no_kernels(library: str | Path | None) -> str | None:
+    """None if the GPU kernels are there that `library`, a native file or None, launches; else how to get them."""
+    if chosen := os.environ.get(KERNELS_VARIABLE):
+        if Path(chosen).is_file():
+            return None
+        return f"{KERNELS_VARIABLE} is {chosen!r}, which is no file; set it to a {KERNELS} or unset it"
+    if library is not None and Path(library).with_name(KERNELS).is_file():
+        return None
+    return (
+        f"{KERNELS} is missing, the operators' kernels compiled for every GPU; build it with "
+        "`python -m edgetx.ops.aot` (needs Triton, no GPU; in a checkout: make kernels)"
     )

@@ -13,17 +13,30 @@ from typing import Any, Literal, get_args
 
 from edgetx import __version__
 from edgetx.errors import InputError, UnavailableError
-from edgetx.ops.library import find
+from edgetx.ops.library import KERNELS, KERNELS_VARIABLE, find
+from edgetx.ops.library import why_no_kernels as _why_no_kernels
+
+__all__ = [
+    "CREATORS",
+    "KERNELS",
+    "KERNELS_VARIABLE",
+    "NAME",
+    "NAMESPACE",
+    "RTX_NAME",
+    "VARIABLE",
+    "Flavour",
+    "library",
+    "load",
+    "why_no_kernels",
+    "why_not",
+]
 
 Flavour = Literal["tensorrt", "tensorrt_rtx"]
 
 NAME = "libedgetx_trt.so"
 RTX_NAME = "libtensorrt_rtx.so"
-KERNELS = "edgetx_kernels.bin"
 VARIABLE = "EDGETX_PLUGIN_LIBRARY"
 """The environment variable that names another build of the library."""
-KERNELS_VARIABLE = "EDGETX_KERNELS"
-"""The environment variable that names another file of compiled kernels."""
 NAMESPACE = "edgetx"
 CREATORS = ("WindowAttention", "GroupAttention")
 
@@ -70,16 +83,7 @@ def why_not(flavour: Flavour) -> str | None:
 
 def why_no_kernels() -> str | None:
     """None if the kernels that the plugins launch are there, else how to get them."""
-    if chosen := os.environ.get(KERNELS_VARIABLE):
-        if Path(chosen).is_file():
-            return None
-        return f"{KERNELS_VARIABLE} is {chosen!r}, which is no file; set it to a {KERNELS} or unset it"
-    if (found := _plugins()) is not None and (found.parent / KERNELS).is_file():
-        return None
-    return (
-        f"{KERNELS} is missing, the plugins' kernels compiled for every GPU; build it with "
-        "`python -m edgetx.ops.aot` (needs Triton, no GPU; in a checkout: make kernels)"
-    )
+    return _why_no_kernels(_plugins())
 
 
 def load(trt_module: Any, registry: Any) -> Path:

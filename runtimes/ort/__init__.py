@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from edgetx.core import Runtime, Session, Target
 from edgetx.errors import InputError, UnavailableError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 KERNEL_PRECISIONS = ("float32", "float16", "bfloat16")
-"""The dtypes for which edgetx's operator library has CPU kernels."""
+"""The dtypes for which edgetx's operator library has kernels."""
 
 BODIES_SINCE = (1, 27)
 """The first ONNX Runtime that tells function bodies apart by their overload."""
@@ -70,6 +70,13 @@ def parse_provider(target: Target) -> str | None:
     return target.provider or "cuda"
 
 
+class Kernels(NamedTuple):
+    """The operators of a package that edgetx's kernels run, and why not all; None if they run all."""
+
+    operators: tuple[str, ...]
+    why_not_all: str | None
+
+
 class OrtRuntime(Runtime):
     """ONNX Runtime.
 
@@ -101,9 +108,11 @@ class OrtRuntime(Runtime):
 
     def _why_no_operators(self, package: Package, target: Target, version: str) -> str | None:
         """Why neither edgetx's kernels nor the bodies can run the operators of `package`."""
-        reason = self._why_no_kernels(package, target)
-        if reason is None:
+        kernels = self._kernels(package, target)
+        as_bodies = [name for name in package.manifest.operators if name not in kernels.operators]
+        if not as_bodies:
             return None
+        reason = kernels.why_not_all
         if package.manifest.bodies == "none":
             return reason
         if tuple(map(int, version.split(".")[:2])) < BODIES_SINCE:
@@ -147,18 +156,31 @@ class OrtRuntime(Runtime):
             raise UnavailableError(reason)
         from edgetx.runtimes.ort.session import OrtSession
 
-        without = self._why_no_kernels(package, target) if package.manifest.operators else None
-        if without is not None and target.custom_ops:
-            logger.warning("%s runs its operators as standard ONNX: %s", package.name, without)
-        return OrtSession(package, target, why_no_kernels=without)
+        kernels = self._kernels(package, target)
+        if kernels.why_not_all is not None and target.custom_ops and package.manifest.operators:
+            what = "its operators" if not kernels.operators else "some operators"
+            logger.warning("%s runs %s as standard ONNX: %s", package.name, what, kernels.why_not_all)
+        return OrtSession(package, target, kernels)
+
+    def _kernels(self, package: Package, target: Target) -> Kernels:
+        """Which operators of `package` edgetx's kernels run, and why not all."""
+        reason = self._why_no_kernels(package, target)
+        if reason is not None:
+            return Kernels((), reason)
+        names = tuple(package.manifest.operators)
+        if parse_provider(target) is None:
+            return Kernels(names, None)
+        from edgetx.ops import library
+
+        covered = tuple(name for name in names if name in library.CUDA_OPERATORS)
+        rest = [name for name in names if name not in covered]
+        missing = f"edgetx has CUDA kernels for {', '.join(library.CUDA_OPERATORS)} only"
+        return Kernels(covered, missing if rest else None)
 
     def _why_no_kernels(self, package: Package, target: Target) -> str | None:
-        """Why edgetx's kernels do not run the operators of `package`; None if they do."""
+        """Why none of edgetx's kernels runs on this target and in this precision; None if they do."""
         if not target.custom_ops:
             return "custom operators are switched off"
-        kind, _ = parse_device(target.device)
-        if kind != "cpu":
-            return f"edgetx's ONNX Runtime kernels are for the CPU, not for {kind}"
         precision = package.manifest.operator_precision
         if precision not in KERNEL_PRECISIONS:
             return (
@@ -166,4 +188,12 @@ class OrtRuntime(Runtime):
             )
         from edgetx.ops import library
 
-        return library.why_not()
+        provider = parse_provider(target)
+        if provider is None:
+            return library.why_not()
+        if provider != "cuda":
+            return (
+                f"{PROVIDERS[provider]} takes standard operators and fuses them itself; the runtime {provider} "
+                "runs edgetx's plugins"
+            )
+        return library.why_not() or library.why_no_kernels(library.path())

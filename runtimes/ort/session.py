@@ -11,7 +11,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ import onnxruntime
 from edgetx.core import REFUSAL, Feeds, IOSpec, Session, Target
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
 from edgetx.processors import ImageRestoration, numpy_dtype
-from edgetx.runtimes.ort import PROVIDERS, parse_device, parse_provider
+from edgetx.runtimes.ort import PROVIDERS, Kernels, parse_device, parse_provider
 
 if TYPE_CHECKING:
     from edgetx.package import Package
@@ -62,7 +62,7 @@ class OrtSession(Session):
     engine's threads do not survive a fork; a session that is pickled, for a spawned process, does so at once.
     """
 
-    def __init__(self, package: Package, target: Target, *, why_no_kernels: str | None) -> None:
+    def __init__(self, package: Package, target: Target, kernels: Kernels) -> None:
         self.io: IOSpec = package.io
         self.processor = package.processor
         self._device, self._device_index = parse_device(target.device)
@@ -71,7 +71,7 @@ class OrtSession(Session):
         self._looks_for_nan = not package.is_stage
         self._operators = package.manifest.operators
         self._bodies = package.manifest.bodies
-        self._why_no_kernels = why_no_kernels
+        self._kernels = kernels
         self._outputs = [output.name for output in self.io.outputs]
         self._has_bfloat16 = any(tensor.dtype == "bfloat16" for tensor in (*self.io.inputs, *self.io.outputs))
         self._package = package
@@ -114,9 +114,10 @@ class OrtSession(Session):
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(self._target.profile) / "ort")
             options.optimized_model_filepath = str(Path(self._target.profile) / "optimized.onnx")
-        if self._operators and self._why_no_kernels is None:
+        if self._kernels.operators:
             from edgetx.ops import library
 
+            options.add_session_config_entry(library.PROVIDER_KEY, self._provider or "cpu")
             try:
                 options.register_custom_ops_library(library.path())
             except Exception as error:
@@ -221,14 +222,10 @@ class OrtSession(Session):
 
     def describe(self) -> dict[str, str]:
         """See `edgetx.core.Session.describe`."""
-        if not self._operators:
-            kernels = "standard ONNX operators"
-        else:
-            names = ", ".join(f"{name} x{count}" for name, count in self._operators.items())
-            if self._why_no_kernels is None:
-                kernels = f"edgetx ({names})"
-            else:
-                kernels = f"{self._bodies} ONNX bodies of {names}: {self._why_no_kernels}"
+        kernels = [f"edgetx ({self._named(self._kernels.operators)})"] if self._kernels.operators else []
+        rest = [name for name in self._operators if name not in self._kernels.operators]
+        if rest:
+            kernels.append(f"{self._bodies} ONNX bodies of {self._named(rest)}: {self._kernels.why_not_all}")
         return {
             "runtime": "ort",
             "engine": f"ONNX Runtime {onnxruntime.__version__}",
@@ -236,8 +233,11 @@ class OrtSession(Session):
             "provider": "CPUExecutionProvider" if self._provider is None else PROVIDERS[self._provider],
             "threads": str(self._target.threads or "chosen by ONNX Runtime"),
             "optimization": self._target.optimization,
-            "kernels": kernels,
+            "kernels": "; ".join(kernels) or "standard ONNX operators",
         }
+
+    def _named(self, operators: Iterable[str]) -> str:
+        return ", ".join(f"{name} x{self._operators[name]}" for name in operators)
 
     def end_profiling(self) -> str:
         """See `edgetx.core.Session.end_profiling`; the optimized graph lies beside it as `optimized.onnx`."""

@@ -429,3 +429,95 @@ def test_providers_that_there_are_not(make_package: Any) -> None:
         runtimes.load(make_package(), target=Target(provider="tensorrt"))
     with pytest.raises(InputError, match="the runtime tensorrt_rtx has none"):
         runtimes.get("tensorrt_rtx").why_not(None, Target(device="cuda", provider="tensorrt"))
+
+
+@pytest.fixture
+def cuda_is_listed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An ONNX Runtime that lists the GPU's providers, and a file of kernels; no GPU."""
+    import onnxruntime
+
+    from edgetx.ops import library
+
+    if (reason := library.why_not()) is not None:
+        pytest.skip(reason)
+    monkeypatch.setattr(
+        onnxruntime, "get_available_providers", lambda: [*PROVIDERS.values(), "CPUExecutionProvider"]
+    )
+    kernels = tmp_path / "kernels.bin"
+    kernels.touch()
+    monkeypatch.setenv(library.KERNELS_VARIABLE, str(kernels))
+    return kernels
+
+
+@pytest.mark.parametrize(
+    ("operators", "provider", "reason"),
+    [
+        (["WindowAttention", "GroupAttention"], "", None),
+        (["WindowAttention", "BiasGelu"], "", "CUDA kernels for WindowAttention, GroupAttention only"),
+        (["WindowAttention"], "tensorrt", "TensorrtExecutionProvider takes standard operators"),
+        (["WindowAttention"], "tensorrt_rtx", "the runtime tensorrt_rtx runs edgetx's plugins"),
+    ],
+)
+def test_what_runs_on_cuda(
+    make_package: Any, cuda_is_listed: Path, operators: list[str], provider: str, reason: str | None
+) -> None:
+    counts = dict.fromkeys(operators, 1)
+    target = Target(device="cuda", provider=provider)
+    without_bodies = _operator_package(make_package, bodies="none", operators=counts)
+    said = OrtRuntime().why_not(without_bodies, target)
+    assert (said is None) if reason is None else (reason in str(said))
+
+
+def test_cuda_kernels_that_are_missing(make_package: Any, cuda_is_listed: Path) -> None:
+    package = _operator_package(make_package, bodies="none")
+    assert OrtRuntime().why_not(package, Target(device="cuda")) is None
+    cuda_is_listed.unlink()
+    assert "EDGETX_KERNELS is" in str(OrtRuntime().why_not(package, Target(device="cuda")))
+
+
+def test_what_is_registered_for_cuda() -> None:
+    """The library's own table: an operator without a kernel for a provider is known, another is not."""
+    import onnxruntime
+
+    from edgetx.ops import OPERATORS, library
+
+    if (reason := library.why_not()) is not None:
+        pytest.skip(reason)
+
+    def refusal(name: str, provider: str) -> str:
+        out = helper.make_tensor_value_info("out", TensorProto.FLOAT, None)
+        node = helper.make_node(name, [], ["out"], domain="edgetx")
+        graph = helper.make_graph([node], "g", [], [out])
+        opsets = [helper.make_opsetid("", 20), helper.make_opsetid("edgetx", 1)]
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.add_session_config_entry(library.PROVIDER_KEY, provider)
+        options.register_custom_ops_library(library.path())
+        with pytest.raises(Exception) as caught:  # pybind11 exceptions without a common base
+            onnxruntime.InferenceSession(model.SerializeToString(), options)
+        return str(caught.value)
+
+    unknown = {op.name for op in OPERATORS if "is not a registered function/op" in refusal(op.name, "cuda")}
+    assert {op.name for op in OPERATORS} - unknown == set(library.CUDA_OPERATORS)
+    with pytest.raises(Exception, match=r"edgetx.provider='tpu'; accepted: cpu, cuda"):
+        refusal("WindowAttention", "tpu")
+
+
+def test_bodies_run_beside_operators_that_are_registered_for_cuda(make_package: Any) -> None:
+    """Registering the GPU's kernels leaves the bodies of the others to ONNX Runtime."""
+    import onnxruntime
+
+    from edgetx.ops import library
+
+    if (reason := library.why_not()) is not None:
+        pytest.skip(reason)
+    package = _operator_package(make_package)
+    model = onnx.load(package.model_path)
+    for owner in (model.functions[0], model.graph.node[0]):
+        setattr(owner, "name" if owner is model.functions[0] else "op_type", "BiasGelu")
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry(library.PROVIDER_KEY, "cuda")
+    options.register_custom_ops_library(library.path())
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    np.testing.assert_array_equal(session.run(None, {"x": np.ones(2, np.float32)})[0], [-1, -1])

@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <memory>
 #include <mutex>
+#include <string>
+#include <vector>
 
 #include "edgetx/ops/add_norm/ort.h"
 #include "edgetx/ops/bias_gelu/ort.h"
@@ -27,7 +29,31 @@ Status Add(OrtCustomOpDomain* domain, const Ops& ops) {
   return {};
 }
 
-// Sessions hold the domain by pointer, so there is one, and it lives as long as the library.
+// The session's option that says for which execution provider operators are registered: cpu, as without it, or cuda.
+// One at a time: ONNX Runtime does not run the body of an operator that is registered for another provider, so a
+// session on CUDA would take its nodes of the others to the CPU.
+constexpr char kProviderKey[] = "edgetx.provider";
+
+Status AddCpuOps(OrtCustomOpDomain* domain) {
+  if (Status status = Add(domain, edgetx::window_attention::CustomOps()); !status.ok()) return status;
+  if (Status status = Add(domain, edgetx::group_attention::CustomOps()); !status.ok()) return status;
+  if (Status status = Add(domain, edgetx::bias_gelu::CustomOps()); !status.ok()) return status;
+  if (Status status = Add(domain, edgetx::add_norm::CustomOps()); !status.ok()) return status;
+  return Add(domain, edgetx::depthwise_conv::CustomOps());
+}
+
+// As in edgetx/ops/library.py.
+Status AddCudaOps([[maybe_unused]] OrtCustomOpDomain* domain) {
+#ifdef EDGETX_CUDA
+  if (Status status = Add(domain, edgetx::window_attention::GpuOps()); !status.ok()) return status;
+  return Add(domain, edgetx::group_attention::GpuOps());
+#else
+  return Status::Error("this library was built without CUDA operators: they are made on Linux");
+#endif
+}
+
+// Sessions hold a domain by pointer, so there is one of each, and it lives as long as the library.
+template <Status (*kAdd)(OrtCustomOpDomain*)>
 Status Domain(OrtCustomOpDomain** domain) {
   static std::mutex mutex;
   static OrtCustomOpDomain* shared = nullptr;
@@ -36,24 +62,40 @@ Status Domain(OrtCustomOpDomain** domain) {
     OrtCustomOpDomain* raw = nullptr;
     if (Status status = FromOrt(Api().CreateCustomOpDomain("edgetx", &raw)); !status.ok()) return status;
     std::unique_ptr<OrtCustomOpDomain, void (*)(OrtCustomOpDomain*)> created(raw, Api().ReleaseCustomOpDomain);
-    if (Status status = Add(raw, edgetx::window_attention::CustomOps()); !status.ok()) return status;
-    if (Status status = Add(raw, edgetx::group_attention::CustomOps()); !status.ok()) return status;
-    if (Status status = Add(raw, edgetx::bias_gelu::CustomOps()); !status.ok()) return status;
-    if (Status status = Add(raw, edgetx::add_norm::CustomOps()); !status.ok()) return status;
-    if (Status status = Add(raw, edgetx::depthwise_conv::CustomOps()); !status.ok()) return status;
-#ifdef EDGETX_CUDA
-    if (Status status = Add(raw, edgetx::window_attention::GpuOps()); !status.ok()) return status;
-    if (Status status = Add(raw, edgetx::group_attention::GpuOps()); !status.ok()) return status;
-#endif
+    if (Status status = kAdd(raw); !status.ok()) return status;
     shared = created.release();
   }
   *domain = shared;
   return {};
 }
 
+Status Provider(const OrtSessionOptions* options, std::string* provider) {
+  *provider = "cpu";
+  int given = 0;
+  Status status = FromOrt(Api().HasSessionConfigEntry(options, kProviderKey, &given));
+  if (!status.ok() || given == 0) return status;
+  size_t size = 0;
+  status = FromOrt(Api().GetSessionConfigEntry(options, kProviderKey, nullptr, &size));
+  if (!status.ok()) return status;
+  std::vector<char> text(size);
+  status = FromOrt(Api().GetSessionConfigEntry(options, kProviderKey, text.data(), &size));
+  *provider = text.data();
+  return status;
+}
+
 Status Register(OrtSessionOptions* options) {
+  std::string provider;
+  if (Status status = Provider(options, &provider); !status.ok()) return status;
   OrtCustomOpDomain* domain = nullptr;
-  if (Status status = Domain(&domain); !status.ok()) return status;
+  Status status;
+  if (provider == "cpu") {
+    status = Domain<AddCpuOps>(&domain);
+  } else if (provider == "cuda") {
+    status = Domain<AddCudaOps>(&domain);
+  } else {
+    status = Status::Error(std::string(kProviderKey) + "='" + provider + "'; accepted: cpu, cuda");
+  }
+  if (!status.ok()) return status;
   return FromOrt(Api().AddCustomOpDomain(options, domain));
 }
 
