@@ -26,7 +26,7 @@ AARCH64     ?= build-aarch64
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart kernels test test-fast test-transformers5 lint format bench docs sanitize fuzz aarch64 wheel clean
+.PHONY: help quickstart kernels test test-fast test-gpu test-transformers5 lint format bench docs sanitize fuzz aarch64 wheel clean
 
 help:  ## list the recipes
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -79,6 +79,10 @@ test: $(VENV)/.dev  ## set up, then run every test
 
 test-fast: $(VENV)/.dev  ## the tests without the slow ones
 	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-gpu: $(VENV)/.dev  ## the tests that need an NVIDIA GPU; without one they skip, saying why
+	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)
+	$(BIN)/python -m pytest tests/conformance -k triton $(PYTEST_ARGS)
 
 test-transformers5: constraints/transformers5.txt  ## the exporters' tests against transformers 5, in a second environment
 	@$(MAKE) --no-print-directory VENV=$(VENV_T5) $(VENV_T5)/.dev

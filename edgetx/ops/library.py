@@ -66,7 +66,7 @@ def why_not() -> str | None:
 
 
 def why_no_kernels(library: str | Path | None) -> str | None:
-    """None if the GPU kernels are there that `library`, a native file or None, launches; else how to get them."""
+    """None if the GPU kernels that the native file `library` launches are there, else how to get them."""
     if chosen := os.environ.get(KERNELS_VARIABLE):
         if Path(chosen).is_file():
             return None

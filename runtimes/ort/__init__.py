@@ -193,7 +193,7 @@ class OrtRuntime(Runtime):
             return library.why_not()
         if provider != "cuda":
             return (
-                f"{PROVIDERS[provider]} takes standard operators and fuses them itself; the runtime {provider} "
-                "runs edgetx's plugins"
+                f"{PROVIDERS[provider]} takes standard operators and fuses them itself; "
+                f"the runtime {provider} runs edgetx's plugins"
             )
         return library.why_not() or library.why_no_kernels(library.path())
