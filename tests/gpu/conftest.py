@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-torch = pytest.importorskip("torch")
-
-from edgetx.ops import plugin  # noqa: E402
+from edgetx.ops import plugin
 
 spec = importlib.util.spec_from_file_location("gpu_cases", Path(__file__).with_name("cases.py"))
 assert spec is not None and spec.loader is not None
