@@ -24,6 +24,7 @@ def test_no_gpu(root: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_self_check_of_the_kernels(root: Path, tmp_path: Path) -> None:
     """Both peers give what the definition gives in float64, or they are named as not measured."""
     done = run(root, "kernels", "--device", "cpu", "--output", tmp_path)
