@@ -1,6 +1,7 @@
 """`python -m benchmarks.gpu`: kernels and models on an NVIDIA GPU; exit code 1 if a goal is missed.
 
-Results are written to benchmarks/results/gpu.json and .md after every part, and printed last.
+Results are written to benchmarks/results/gpu.json and .md after every stage and model (gpu_part where only some
+were asked for), and printed last.
 """
 
 from __future__ import annotations
@@ -41,18 +42,21 @@ def main(arguments: list[str] | None = None) -> int:
         )
         return 2
     bench = Bench(torch.device(options.device))
+    parts = options.parts or PARTS
+    # A part's results never replace the whole's.
+    stem = "gpu" if set(parts) == set(PARTS) and not options.model else "gpu_part"
     record = Record(title="On an NVIDIA GPU", reports={}, goals=[])
-    for goals, notes in _measure(bench, options.parts or PARTS, options.model, _say):
+    for goals, notes in _measure(bench, parts, options.model, _say):
         record.goals.extend(goals)
         record.notes.extend(notes)
         if bench.real:
-            record.save("gpu", options.output, options.output)
+            record.save(stem, options.output, options.output)
     if not bench.real:
         print("\n".join(["ran:", *(f"  {goal.what}" for goal in record.goals), *record.notes]))
         print("self-check on the CPU: nothing was measured, nothing was written")
         return 0
     print(record.to_markdown())
-    print(f"written to {options.output / 'gpu.md'}", file=sys.stderr)
+    print(f"written to {options.output / stem}.md", file=sys.stderr)
     return int(any(goal.met is False for goal in record.goals))
 
 

@@ -26,8 +26,8 @@ SHORTEST = 20e-6
 """Seconds that the floor of stages 3 and 4 must exceed, so that a launch is no large part of it."""
 SHARE, FASTER = 0.7, 2.0
 """The least share of the floor, and the least ratio of the best peer's time to ours."""
-ALLOWED = 2e-3
-"""Largest difference from float64 in fp16, outputs of order 1."""
+ALLOWED, PEERS_ALLOWED = 2e-3, 1e-2
+"""Largest difference from float64 in fp16, outputs of order 1: ours, and what a peer is taken for right with."""
 SIDE = 7
 
 Attend = Callable[[torch.Tensor], torch.Tensor]
@@ -178,7 +178,8 @@ def _stage(
         try:
             with torch.inference_mode():
                 error = float((attend(inputs[0])[:1].cpu().double() - expected).abs().max())
-                if not error <= ALLOWED * max(1.0, float(expected.abs().max())):
+                allowed = ALLOWED if contender == "edgetx" else PEERS_ALLOWED
+                if not error <= allowed * max(1.0, float(expected.abs().max())):
                     raise ArithmeticError(f"it differs from float64 by {error:.2g}")
                 times[contender] = bench.per_call([lambda x=x, f=attend: f(x) for x in inputs])  # type: ignore[misc]
         except Exception as error_:
