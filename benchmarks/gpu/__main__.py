@@ -1,7 +1,7 @@
 """`python -m benchmarks.gpu`: kernels and models on an NVIDIA GPU; exit code 1 if a goal is missed.
 
-Results are written to benchmarks/results/gpu.json and .md after every stage and model (gpu_part where only some
-were asked for), and printed last.
+Results are written to benchmarks/results/gpu.json and .md after every stage and model (gpu_part where only
+some were asked for), and printed last.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ SHORTEST = 20e-6
 SHARE, FASTER = 0.7, 2.0
 """The least share of the floor, and the least ratio of the best peer's time to ours."""
 ALLOWED, PEERS_ALLOWED = 2e-3, 1e-2
-"""Largest difference from float64 in fp16, outputs of order 1: ours, and what a peer is taken for right with."""
+"""Largest difference from float64 in fp16, outputs of order 1: ours, and what a peer may have."""
 SIDE = 7
 
 Attend = Callable[[torch.Tensor], torch.Tensor]
