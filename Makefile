@@ -75,10 +75,10 @@ quickstart: $(VENV)/.edgetx  ## set up, then export, verify, measure and run a m
 	   "$$($(BIN)/python -c 'from pathlib import Path; from skimage import data; print(Path(data.__file__).with_name("chelsea.png"))')"
 
 test: $(VENV)/.dev  ## set up, then run every test
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: $(VENV)/.dev  ## the tests without the slow ones
-	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m 'not slow' -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.dev  ## the tests that need an NVIDIA GPU; without one they skip, saying why
 	$(BIN)/python -m pytest tests/gpu $(PYTEST_ARGS)

@@ -8,7 +8,7 @@ second oracle.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -243,17 +243,34 @@ def test_drawn(backend: Backend, case: Case) -> None:
     assert_matches(backend, case.attributes, case.tensors())
 
 
+def interpretable(case: Case) -> Case:
+    """The case with fewer heads and groups: the interpreter takes milliseconds per block of keys."""
+    if DEVICE == "cuda":
+        return case
+    blocks = (-(-case.slots // 32)) ** 2
+    heads = min(case.attributes.num_heads, 1 if blocks > 4 else 2)
+    # One of several groups is empty.
+    groups = min(case.groups, 2 if blocks > 4 else 3 if heads * blocks > 2 else 7)
+    return replace(case, attributes=replace(case.attributes, num_heads=heads), groups=groups)
+
+
+@pytest.mark.slow
 @needs_triton
 @pytest.mark.parametrize(
     ("dtype", "allowed"), [(torch.float32, 4e-6), (torch.float16, 2e-3), (torch.bfloat16, 2e-2)], ids=str
 )
 @DRAWN
-@given(case=cases())
-def test_triton_drawn(dtype: torch.dtype, allowed: float, case: Case) -> None:
+@given(case=cases().map(interpretable))
+def test_triton_drawn(
+    dtype: torch.dtype, allowed: float, case: Case, interpreting: Callable[[bool], Any]
+) -> None:
     tensors = [torch.from_numpy(tensor) for tensor in case.tensors()]
     tensors = [tensor.to(dtype) if tensor.is_floating_point() else tensor for tensor in tensors]
     wide = [tensor.float().numpy() for tensor in tensors[:3]] + [tensor.numpy() for tensor in tensors[3:]]
-    expected, given_ = reference(case.attributes, wide), run_triton(case.attributes, tensors).float().numpy()
+    expected = reference(case.attributes, wide)
+    # The integers are the same for every dtype.
+    with interpreting(dtype == torch.float16):
+        given_ = run_triton(case.attributes, tensors).float().numpy()
     assert given_.shape == expected.shape
     assert not np.isnan(given_).any()
     error = float(np.abs(given_ - expected).max(initial=0))

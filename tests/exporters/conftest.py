@@ -18,8 +18,9 @@ _torchvision.install()
 
 
 @pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    torch.set_num_threads(2)
+def _one_thread() -> None:
+    """These models are so small that waiting for another thread takes longer than their work."""
+    torch.set_num_threads(1)
 
 
 def randomize(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -181,7 +182,7 @@ def assert_restores(
     rewritten = found.rewrite(model)
     onnx_model = capture.capture(reference, rewritten.module, bodies=bodies)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = 1
     if library.why_not() is None:
         options.register_custom_ops_library(library.path())
     session = onnxruntime.InferenceSession(ir.to_proto(onnx_model).SerializeToString(), options)

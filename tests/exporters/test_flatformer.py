@@ -128,7 +128,7 @@ def session(package: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
         model.graph.outputs.append(values[name])
     folder = tmp_path_factory.mktemp("profiles")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 2
+    options.intra_op_num_threads = 1
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
     options.log_severity_level = 3

@@ -35,12 +35,6 @@ SHORT |= {"heads": (3, 1, 1, 1), "ffn_expansion_factor": 2.0}
 Array = np.ndarray[Any, Any]
 
 
-@pytest.fixture(autouse=True)
-def _two_threads() -> None:
-    """One: these pictures are so small that waiting for another takes longer than their work."""
-    torch.set_num_threads(1)
-
-
 def made(**settings: Any) -> model.Histoformer:
     """PyTorch's initial weights, which are the authors', and temperatures that are not all 1."""
     torch.manual_seed(0)
