@@ -3,13 +3,13 @@
 #   VENV        where the environment lies
 #   TORCH_ARGS  more options for installing torch, such as the index of the CPU-only wheels
 #   PYTEST_ARGS more options for pytest
-#   WORKERS     processes that the tests are spread over, a file at a time
+#   WORKERS     processes that the tests are spread over, a file at a time; they take a thread each, and wait at times
 PYTHON      ?= python3
 VENV        ?= .venv
 VENV_T5     ?= $(VENV)-transformers5
 TORCH_ARGS  ?=
 PYTEST_ARGS ?=
-WORKERS     ?= 2
+WORKERS     ?= 3
 SOURCE      ?= swin_tiny
 OUTPUT      ?= packages/$(SOURCE)
 
