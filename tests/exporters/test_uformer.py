@@ -31,8 +31,8 @@ CONFIGURATIONS: tuple[tuple[dict[str, Any], int], ...] = (
 )
 # Tracing takes seconds for each block.
 FILES = (
-    (CONFIGURATIONS[0][0] | {"depths": [0, 1, 0, 2, 0, 2, 0, 1, 0]}, 6),
-    (CONFIGURATIONS[1][0] | {"depths": [2, 0, 0, 0, 1, 0, 0, 0, 2]}, 5),
+    (CONFIGURATIONS[0][0] | {"depths": [1, 1, 1, 2, 1, 1, 1, 1, 1]}, 10),
+    (CONFIGURATIONS[1][0] | {"depths": [1, 1, 1, 1, 1, 1, 1, 1, 2]}, 10),
 )
 
 
