@@ -18,7 +18,6 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <utility>
 
 #include "edgetx/ops/native/attention.h"
 #include "edgetx/ops/native/simd_rows-inl.h"
@@ -259,26 +258,10 @@ using MixFunction = decltype(&Mix<1, 1>);
 constexpr size_t kTable = 9 * kPanel;
 constexpr size_t Index(size_t rows, size_t vectors) { return (rows - 1) * kPanel + vectors - 1; }
 
-template <size_t R, size_t V>
-constexpr DotFunction DotOf() {
-  if constexpr (R <= MostRows(V)) return &Dot<R, V>;
-  return nullptr;
-}
-template <size_t R, size_t V>
-constexpr MixFunction MixOf() {
-  if constexpr (R <= MostRows(V)) return &Mix<R, V>;
-  return nullptr;
-}
-template <size_t... I>
-constexpr std::array<DotFunction, kTable> DotTable(std::index_sequence<I...>) {
-  return {DotOf<I / kPanel + 1, I % kPanel + 1>()...};
-}
-template <size_t... I>
-constexpr std::array<MixFunction, kTable> MixTable(std::index_sequence<I...>) {
-  return {MixOf<I / kPanel + 1, I % kPanel + 1>()...};
-}
-constexpr auto kDot = DotTable(std::make_index_sequence<kTable>());
-constexpr auto kMix = MixTable(std::make_index_sequence<kTable>());
+// Null where registers do not suffice. attention_dot.cc and attention_mix.cc hold the functions for all operators:
+// they are most of what there is to compile.
+extern const std::array<DotFunction, kTable> kDot;
+extern const std::array<MixFunction, kTable> kMix;
 
 }  // namespace HWY_NAMESPACE
 }  // namespace edgetx::attention
