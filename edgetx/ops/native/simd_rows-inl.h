@@ -77,8 +77,10 @@ HWY_INLINE void CopyRowsOf(const T* const* from, size_t offset, size_t count, si
   }
 }
 
+// Not inlined, nor are the other steps that run once for a head or for a vector of its keys: a copy for every
+// operator, element type and instruction set takes long to compile.
 template <class T>
-HWY_INLINE void CopyRows(const T* const* from, size_t offset, size_t count, size_t size, float factor,
+HWY_NOINLINE void CopyRows(const T* const* from, size_t offset, size_t count, size_t size, float factor,
                          float* HWY_RESTRICT to, size_t stride) {
   switch ((size + kLanes - 1) / kLanes) {
     case 1:
