@@ -26,7 +26,7 @@ AARCH64     ?= build-aarch64
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart kernels test test-fast test-gpu test-transformers5 lint format bench docs sanitize fuzz aarch64 wheel clean
+.PHONY: help quickstart kernels test test-fast test-gpu test-transformers5 lint format bench docs sanitize fuzz aarch64 wheels clean
 
 help:  ## list the recipes
 	@sed -n 's/^\([a-z0-9-]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 28
@@ -136,8 +136,14 @@ kernels: $(VENV)/.edgetx  ## compile the GPU kernels ahead of time (minutes; no 
 	$(BIN)/python -m edgetx.ops.aot --output edgetx/ops/edgetx_kernels.bin
 	@$(MAKE) --no-print-directory $(VENV)/.edgetx
 
-wheel: $(VENV)/.edgetx  ## a wheel in dist/
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+wheels: $(VENV)/.dev  ## an sdist, and from it a manylinux wheel, in dist/; the wheel is tried in a bare environment
+	@$(BIN)/python $(PIP_INSTALL) -c constraints/dev.txt --group wheels
+	rm -rf dist
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m build --quiet --no-isolation --outdir dist .
+	@# What engines bring themselves is opened at run time; TensorRT-RTX's name alone stands in a library of ours.
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/auditwheel repair --exclude 'libtensorrt_rtx.so.*' --wheel-dir dist dist/*-linux_*.whl
+	rm dist/*-linux_*.whl
+	EDGETX_WHEEL="$$(ls dist/*.whl)" $(BIN)/python -m pytest tests/test_project.py -k wheel $(PYTEST_ARGS)
 
 clean:  ## remove builds, caches and the environments
 	rm -rf build $(SANITIZED) $(FUZZED) $(AARCH64) dist site $(VENV) $(VENV_T5) .pytest_cache .mypy_cache .ruff_cache .hypothesis \

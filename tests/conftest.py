@@ -124,3 +124,22 @@ def classifier(tmp_path: Path) -> Path:
             )
         )
         return draft.publish().path
+
+
+@pytest.fixture(scope="session")
+def swin(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A package of a small Swin with random weights, which has edgetx operators."""
+    import edgetx
+    from edgetx import _torchvision
+
+    _torchvision.install()
+    timm = pytest.importorskip("timm")
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224",
+        img_size=64,
+        window_size=4,
+        embed_dim=16,
+        depths=(2, 2),
+        num_heads=(1, 2),
+    )
+    return edgetx.export(model.eval(), output=tmp_path_factory.mktemp("swin") / "swin").path

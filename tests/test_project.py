@@ -48,6 +48,8 @@ EXPORT_SIDE_OF_AN_OPERATOR = (
 
 PLUGINS = {"edgetx/ops/libedgetx_trt.so", "edgetx/ops/libtensorrt_rtx.so"}
 """Built where TensorRT's headers are."""
+KERNELS = {"edgetx/ops/edgetx_kernels.bin"}
+"""Where `make kernels` compiled them."""
 DATA = {
     "edgetx/capi/include/edgetx.h",
     "edgetx/capi/lib/cmake/edgetx/edgetxConfig-release.cmake",
@@ -154,23 +156,32 @@ def test_native_library_is_found() -> None:
     assert found.split()[0].endswith("libedgetx_ort.so") and found.split()[1] == "None"
 
 
-@installed
-@pytest.mark.slow
-def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make wheels` made of the sdist, else a wheel of the checkout."""
+    if given := os.environ.get("EDGETX_WHEEL"):
+        return Path(given).resolve()
     pytest.importorskip("scikit_build_core", reason="building a wheel needs scikit-build-core")
+    folder = tmp_path_factory.mktemp("wheel")
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     subprocess.run(
-        [*build, "--wheel-dir", str(tmp_path), str(root)], check=True, env={**os.environ, "PATH": path}
+        [*build, "--wheel-dir", str(folder), str(root)], check=True, env={**os.environ, "PATH": path}
     )
-    (wheel,) = tmp_path.glob("edgetx-*.whl")
+    (built,) = folder.glob("edgetx-*.whl")
+    return built
+
+
+@installed
+@pytest.mark.slow
+def test_wheel_holds_the_package_and_nothing_else(root: Path, wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
         archive.extractall(tmp_path / "site")
     libraries = {name for name in names if name.endswith((".so", ".dll", ".dylib"))}
     assert libraries - PLUGINS == {"edgetx/capi/lib/libedgetx.so", "edgetx/ops/libedgetx_ort.so"}
     assert libraries & PLUGINS in (set(), PLUGINS)
-    other = {name for name in names if not name.endswith(".py")} - libraries
+    other = {name for name in names if not name.endswith(".py")} - libraries - KERNELS
     assert {name for name in other if not name.endswith((".md", ".json", ".txt"))} == DATA
     written = {name for name in names if name.endswith(".py") and not name.endswith("/__main__.py")}
     assert written == {*sources(root)}
@@ -181,3 +192,56 @@ def test_wheel_holds_the_package_and_nothing_else(root: Path, tmp_path: Path) ->
         "from edgetx.ops import library; import edgetx.exporters, edgetx.runtimes; print(library.path())"
     )
     assert found.strip().startswith(str(tmp_path / "site"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("EDGETX_WHEEL" not in os.environ, reason="make wheels makes a wheel for it")
+def test_wheel_runs_packages_in_a_bare_environment(
+    wheel: Path, root: Path, swin: Path, photograph: Path, tmp_path: Path
+) -> None:
+    """`edgetx[ort]` and what it asks for, nothing else: our kernels, the processor and the C library work."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    bare = tmp_path / "bare" / "bin" / "python"
+    answer = tmp_path / "answer.json"
+    constraints = str(root / "constraints" / "dev.txt")
+    for command in (
+        [sys.executable, "-m", "venv", str(tmp_path / "bare")],
+        [str(bare), "-m", "pip", "install", "-q", "-c", constraints, f"edgetx[ort] @ {wheel.as_uri()}"],
+        [str(bare), "-I", "-c", BARE, str(swin), str(photograph), str(answer)],
+        [str(bare.with_name("edgetx")), "verify", str(swin)],
+    ):
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(answer.read_text())
+    with edgetx.load(swin) as session:
+        feeds = session.processor.preprocess(str(photograph), session.io)
+        assert found["answer"] == session.processor.postprocess(session.run(feeds))
+    assert found["described"]["kernels"] == "edgetx"
+    assert found["c"] == edgetx.__version__
+    assert set(found["modules"]) == {"PIL", "edgetx", "msgspec", "numpy", "onnxruntime"}
+
+
+BARE = """
+import ctypes, json, sys
+import edgetx
+from edgetx import capi
+
+library = ctypes.CDLL(str(capi.library()))
+library.edgetx_version.restype = ctypes.c_char_p
+package, picture, answer = sys.argv[1:]
+with edgetx.load(package) as session:
+    feeds = session.processor.preprocess(picture, session.io)
+    found = {
+        "answer": session.processor.postprocess(session.run(feeds)),
+        "described": session.describe(),
+        "c": library.edgetx_version().decode(),
+    }
+installed = {
+    name.partition(".")[0]
+    for name, module in sys.modules.items()
+    if "site-packages" in (getattr(module, "__file__", None) or "")
+}
+open(answer, "w").write(json.dumps({**found, "modules": sorted(installed)}))
+"""
