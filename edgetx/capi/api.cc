@@ -175,6 +175,30 @@ edgetx_tensor View(const Tensor& tensor) {
   return view;
 }
 
+constexpr const char* kOnnxRuntime = "onnxruntime";
+constexpr const char* kTensorRt = "tensorrt";
+
+void CheckNumbers(const edgetx_session_options& options, const std::string& backend) {
+  if (options.threads < 0) Refuse("threads is " + std::to_string(options.threads) + "; expected 0 or more");
+  if (options.device < 0) Refuse("device is " + std::to_string(options.device) + "; expected 0 or more");
+  if (options.threads != 0 && backend == kTensorRt) Refuse("threads are the backend onnxruntime's; expected 0");
+  if (options.device != 0 && backend == kOnnxRuntime) {
+    Refuse("the backend onnxruntime runs on the CPU and takes no device; expected 0, or the backend tensorrt");
+  }
+}
+
+std::unique_ptr<Engine> OpenEngine(const std::string& backend, std::shared_ptr<const Package> package,
+                                   const EngineOptions& options) {
+  if (backend == kOnnxRuntime) return OpenOnnxRuntime(std::move(package), options);
+  if (backend != kTensorRt) Refuse("unknown backend '" + backend + "'; accepted: onnxruntime, tensorrt");
+#if defined(EDGETX_TENSORRT)
+  return OpenTensorRt(std::move(package), options);
+#else
+  Fail(EDGETX_ERROR_UNAVAILABLE, "this libedgetx was built where TensorRT's headers were not found; build it again "
+                                 "with TENSORRT_ROOT");
+#endif
+}
+
 const char* Or(const edgetx_package* package, const std::string Manifest::* member) {
   return package == nullptr ? "" : (package->package->manifest.*member).c_str();
 }
@@ -261,22 +285,22 @@ edgetx_status edgetx_session_open(const edgetx_package* package, const edgetx_se
     NotNull(package, "package");
     NotNull(session, "session");
     EngineOptions wanted;
+    std::string backend = kOnnxRuntime;
     if (options != nullptr) {
       if (options->struct_size != sizeof(edgetx_session_options)) {
         Refuse("options.struct_size is " + std::to_string(options->struct_size) + "; expected " +
                std::to_string(sizeof(edgetx_session_options)) + ": call edgetx_session_options_init first");
       }
-      if (options->backend != nullptr && std::strcmp(options->backend, "onnxruntime") != 0) {
-        Refuse(std::string("unknown backend '") + options->backend + "'; accepted: onnxruntime");
-      }
-      if (options->threads < 0) Refuse("threads is " + std::to_string(options->threads) + "; expected 0 or more");
+      backend = options->backend != nullptr ? options->backend : backend;
+      CheckNumbers(*options, backend);
       if (options->library != nullptr) wanted.library = options->library;
       wanted.operators = options->operators;
       wanted.threads = options->threads;
+      wanted.device = options->device;
     }
     auto opened = std::make_unique<edgetx_session>();
     opened->package = package->package;
-    opened->engine = OpenOnnxRuntime(package->package, wanted);
+    opened->engine = OpenEngine(backend, package->package, wanted);
     *session = opened.release();
   });
 }

@@ -21,9 +21,12 @@ struct EngineOptions {
   std::string library;           // "": search
   const char* operators = nullptr;  // null: search; "": none
   int threads = 0;
+  int device = 0;                   // of the GPUs
 };
 
 // Throws Error: EDGETX_ERROR_UNAVAILABLE where the library is not there, EDGETX_ERROR_ENGINE where it refuses the model.
 std::unique_ptr<Engine> OpenOnnxRuntime(std::shared_ptr<const Package> package, const EngineOptions& options);
+// Only where TensorRT's headers were found. EDGETX_ERROR_UNAVAILABLE also for a driver or an engine that is not there.
+std::unique_ptr<Engine> OpenTensorRt(std::shared_ptr<const Package> package, const EngineOptions& options);
 
 }  // namespace edgetx::capi

@@ -1,15 +1,12 @@
 // ONNX Runtime as an engine, loaded when a session is opened: this library does not link to it.
 
-#include <dlfcn.h>
 #include <onnxruntime_c_api.h>
-#include <sys/stat.h>
 
 #include <cstdlib>
-#include <map>
-#include <mutex>
 
 #include "edgetx/capi/engine.h"
 #include "edgetx/capi/error.h"
+#include "edgetx/capi/library.h"
 
 namespace edgetx::capi {
 namespace {
@@ -52,61 +49,11 @@ Runtime Load(const std::string& name, void* library) {
   return runtime;
 }
 
-// A library is loaded once and never unloaded: its threads may outlive a session.
 const Runtime& Get(const std::string& asked) {
-  static std::mutex mutex;
-  static std::map<std::string, Runtime> loaded;
-  const std::lock_guard<std::mutex> lock(mutex);
-  const auto found = loaded.find(asked);
-  if (found != loaded.end()) return found->second;
-  std::vector<std::string> names{asked};
-  if (asked.empty()) {
-    const char* chosen = std::getenv("EDGETX_ONNXRUNTIME");
-    names = chosen != nullptr && *chosen != '\0'
-                ? std::vector<std::string>{chosen}
-                : std::vector<std::string>{"libonnxruntime.so.1", "libonnxruntime.so"};
-  }
-  std::string reasons;
-  for (const std::string& name : names) {
-    if (void* library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL)) {
-      return loaded.emplace(asked, Load(name, library)).first->second;
-    }
-    reasons += (reasons.empty() ? "" : "; ") + std::string(dlerror());
-  }
-  Fail(EDGETX_ERROR_UNAVAILABLE,
-       "ONNX Runtime cannot be loaded (" + reasons +
-           "); install libonnxruntime, or name the file in the option `library` or the variable EDGETX_ONNXRUNTIME "
-           "(the Python package onnxruntime has it in its folder capi)");
-}
-
-bool IsFile(const std::string& path) {
-  struct stat found;
-  return stat(path.c_str(), &found) == 0 && S_ISREG(found.st_mode);
-}
-
-// libedgetx_ort.so, or "" with the reason.
-std::string FindOperators(const char* asked, std::string* reason) {
-  if (asked != nullptr && *asked == '\0') {
-    *reason = "custom operators are switched off";
-    return "";
-  }
-  if (asked == nullptr) asked = std::getenv("EDGETX_OPS_LIBRARY");
-  if (asked != nullptr && *asked != '\0') {
-    if (!IsFile(asked)) Fail(EDGETX_ERROR_UNAVAILABLE, "the operator library " + std::string(asked) + " is no file");
-    return asked;
-  }
-  Dl_info info;
-  if (dladdr(reinterpret_cast<const void*>(&IsFile), &info) != 0 && info.dli_fname != nullptr) {
-    const std::string here(info.dli_fname);
-    const size_t slash = here.rfind('/');
-    const std::string folder = slash == std::string::npos ? "." : here.substr(0, slash);
-    // Installed side by side, or as the Python package lays them out.
-    for (const char* beside : {"/libedgetx_ort.so", "/../../ops/libedgetx_ort.so"}) {
-      if (IsFile(folder + beside)) return folder + beside;
-    }
-  }
-  *reason = "libedgetx_ort.so is not beside this library";
-  return "";
+  static Libraries<Runtime> libraries;
+  return libraries.Get(asked, "EDGETX_ONNXRUNTIME", {"libonnxruntime.so.1", "libonnxruntime.so"}, Load, "ONNX Runtime",
+                       "install libonnxruntime, or name the file in the option `library` or the variable "
+                       "EDGETX_ONNXRUNTIME (the Python package onnxruntime has it in its folder capi)");
 }
 
 edgetx_dtype DtypeOf(ONNXTensorElementDataType type) {
@@ -221,7 +168,7 @@ class OnnxRuntime : public Engine {
   std::string Register(OrtSessionOptions* settings, const EngineOptions& options) {
     const Manifest& manifest = package_->manifest;
     std::string reason;
-    const std::string operators = FindOperators(options.operators, &reason);
+    const std::string operators = FindOperators(options.operators, "EDGETX_OPS_LIBRARY", "libedgetx_ort.so", &reason);
     if (!operators.empty()) {
       Must(api_->RegisterCustomOpsLibrary_V2(settings, operators.c_str()), "loading " + operators);
       return "edgetx";

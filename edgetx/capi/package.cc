@@ -35,18 +35,6 @@ std::string ReadText(const std::string& path) {
   return text;
 }
 
-std::string HashOf(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::vector<char> block(size_t{1} << 20);
-  Sha256 hash;
-  while (stream) {
-    stream.read(block.data(), static_cast<std::streamsize>(block.size()));
-    hash.Add(reinterpret_cast<const uint8_t*>(block.data()), static_cast<size_t>(stream.gcount()));
-  }
-  if (stream.bad()) Refuse(path + " cannot be read; copy or export the package again");
-  return hash.Hex();
-}
-
 void CheckFile(const std::string& folder, const std::string& name, const FileEntry& entry, bool hashes) {
   const std::string package = "package " + folder + ": " + name;
   const int64_t size = FileSize(folder + "/" + name);
@@ -61,6 +49,18 @@ void CheckFile(const std::string& folder, const std::string& name, const FileEnt
 }
 
 }  // namespace
+
+std::string HashOf(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  std::vector<char> block(size_t{1} << 20);
+  Sha256 hash;
+  while (stream) {
+    stream.read(block.data(), static_cast<std::streamsize>(block.size()));
+    hash.Add(reinterpret_cast<const uint8_t*>(block.data()), static_cast<size_t>(stream.gcount()));
+  }
+  if (stream.bad()) Refuse(path + " cannot be read; copy or export the package again");
+  return hash.Hex();
+}
 
 std::shared_ptr<const Package> OpenPackage(const std::string& folder, bool hashes) {
   struct stat found;

@@ -19,4 +19,7 @@ struct Package {
 // `hashes`, of another SHA-256.
 std::shared_ptr<const Package> OpenPackage(const std::string& folder, bool hashes);
 
+// SHA-256 of a file, in hexadecimal. Throws Error.
+std::string HashOf(const std::string& path);
+
 }  // namespace edgetx::capi

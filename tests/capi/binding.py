@@ -76,6 +76,7 @@ class Options(ctypes.Structure):
         ("library", c_char_p),
         ("operators", c_char_p),
         ("threads", c_int32),
+        ("device", c_int32),
     )
 
 

@@ -45,6 +45,18 @@ def library() -> binding.Library:
 
 
 @pytest.fixture
+def tensorrt(library: binding.Library, classifier: Path) -> None:
+    """Skips where the library was built without TensorRT's headers."""
+    package = library.open(classifier)
+    try:
+        library.session(package, backend="tensorrt", library="/nowhere")
+    except binding.CapiError as error:
+        if "headers were not found" in str(error):
+            pytest.skip(str(error))
+    library.c.edgetx_package_close(package)
+
+
+@pytest.fixture
 def upscaler(tmp_path: Path) -> Callable[..., Path]:
     """Packages of a 3x3 convolution and a pixel shuffle; sides are multiples of `step` from `least`."""
     import onnx
@@ -94,23 +106,3 @@ def upscaler(tmp_path: Path) -> Callable[..., Path]:
             return published.path
 
     return make
-
-
-@pytest.fixture(scope="session")
-def swin(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package of a small Swin with random weights, which has edgetx operators."""
-    import edgetx
-    from edgetx import _torchvision
-
-    _torchvision.install()
-    timm = pytest.importorskip("timm")
-    model = timm.create_model(
-        "swin_tiny_patch4_window7_224",
-        img_size=64,
-        window_size=4,
-        embed_dim=16,
-        depths=(2, 2),
-        num_heads=(1, 2),
-    )
-    package: Package = edgetx.export(model.eval(), output=tmp_path_factory.mktemp("swin") / "swin")
-    return package.path

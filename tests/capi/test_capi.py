@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -264,8 +265,9 @@ def test_wrong_inputs(
 @pytest.mark.parametrize(
     ("settings", "status", "message"),
     [
-        ({"backend": "onnx"}, ARGUMENT, "unknown backend 'onnx'; accepted: onnxruntime"),
+        ({"backend": "onnx"}, ARGUMENT, "unknown backend 'onnx'; accepted: onnxruntime, tensorrt"),
         ({"threads": -1}, ARGUMENT, "threads is -1; expected 0 or more"),
+        ({"device": 1}, ARGUMENT, "runs on the CPU and takes no device"),
         ({"struct_size": 7}, ARGUMENT, "call edgetx_session_options_init first"),
         (
             {"library": "/nowhere/libonnxruntime.so"},
@@ -282,6 +284,37 @@ def test_wrong_options(
     with pytest.raises(binding.CapiError, match=message) as caught:
         library.session(package, **settings)
     assert caught.value.status == status
+    free(library, package)
+
+
+@pytest.mark.parametrize(
+    ("settings", "status", "message"),
+    [
+        ({"threads": 2}, ARGUMENT, "threads are the backend onnxruntime's"),
+        ({"library": "/nowhere/libnvinfer.so"}, UNAVAILABLE, "TensorRT cannot be loaded .*EDGETX_TENSORRT"),
+        ({"library": "libm.so.6"}, UNAVAILABLE, "is not TensorRT"),
+    ],
+)
+def test_wrong_options_of_tensorrt(
+    settings: dict[str, Any], status: int, message: str, classifier: Path, library: Any, tensorrt: None
+) -> None:
+    package = library.open(classifier)
+    with pytest.raises(binding.CapiError, match=message) as caught:
+        library.session(package, backend="tensorrt", **settings)
+    assert caught.value.status == status
+    free(library, package)
+
+
+def test_tensorrt_rtx_is_told_from_tensorrt(classifier: Path, library: Any, tensorrt: None) -> None:
+    """Its classes are laid out differently: a call would crash."""
+    found = importlib.util.find_spec("tensorrt_rtx_libs")
+    if found is None or not found.submodule_search_locations:
+        pytest.skip("tensorrt-rtx is not installed")
+    (file,) = Path(found.submodule_search_locations[0]).glob("libtensorrt_rtx.so.*")
+    package = library.open(classifier)
+    with pytest.raises(binding.CapiError, match=r"is of version 1\..*built for TensorRT 1\d") as caught:
+        library.session(package, backend="tensorrt", library=str(file))
+    assert caught.value.status == UNAVAILABLE
     free(library, package)
 
 

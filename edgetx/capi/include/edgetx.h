@@ -136,11 +136,14 @@ EDGETX_API edgetx_status edgetx_package_output(const edgetx_package *package, si
 
 typedef struct edgetx_session_options {
   size_t struct_size;     /* sizeof(edgetx_session_options); edgetx_session_options_init sets it */
-  const char *backend;    /* NULL or "onnxruntime" */
-  const char *library;    /* the engine's shared library; NULL: the variable EDGETX_ONNXRUNTIME, then the system's */
-  const char *operators;  /* libedgetx_ort.so; NULL: the variable EDGETX_OPS_LIBRARY, then beside this library;
-                             "": none, operators run as standard ONNX */
-  int32_t threads;        /* 0: the engine's choice */
+  const char *backend;    /* NULL or "onnxruntime"; "tensorrt": an engine that `edgetx build` left in the package */
+  const char *library;    /* the engine's shared library; NULL: the variable EDGETX_ONNXRUNTIME or EDGETX_TENSORRT,
+                             then the system's */
+  const char *operators;  /* libedgetx_ort.so or, for TensorRT, libedgetx_trt.so; NULL: the variable EDGETX_OPS_LIBRARY
+                             or EDGETX_PLUGIN_LIBRARY, then beside this library; "": none, operators run as standard
+                             ONNX */
+  int32_t threads;        /* 0: the engine's choice; of "onnxruntime" */
+  int32_t device;         /* index of the GPU; of "tensorrt" */
 } edgetx_session_options;
 
 EDGETX_API void edgetx_session_options_init(edgetx_session_options *options);

@@ -114,27 +114,44 @@ EXPORT int cuMemsetD8Async(unsigned long long at, unsigned char value, size_t co
 EXPORT int cuMemsetD32Async(unsigned long long at, unsigned value, size_t count, void*) {
   return Note("cuMemsetD32Async", std::to_string(at) + " " + std::to_string(value) + " " + std::to_string(count));
 }
+EXPORT int cuDeviceGetCount(int* count) {
+  *count = std::getenv("FAKE_NO_GPU") != nullptr ? 0 : 1;
+  return Note("cuDeviceGetCount");
+}
+EXPORT int cuDeviceGetName(char* name, int size, int) {
+  std::strncpy(name, "Fake GPU", static_cast<size_t>(size));
+  return 0;
+}
 EXPORT int cuDevicePrimaryCtxRetain(void** context, int) {
   *context = reinterpret_cast<void*>(64);
   return Note("cuDevicePrimaryCtxRetain");
 }
-EXPORT int cuDevicePrimaryCtxRelease_v2(int) { return 0; }
+EXPORT int cuDevicePrimaryCtxRelease_v2(int) { return Note("cuDevicePrimaryCtxRelease_v2"); }
 EXPORT int cuCtxSetCurrent(void*) { return 0; }
 EXPORT int cuCtxSynchronize() { return Note("cuCtxSynchronize"); }
+EXPORT int cuStreamCreate(void** stream, unsigned) {
+  *stream = std::malloc(1);
+  return Note("cuStreamCreate");
+}
+EXPORT int cuStreamDestroy_v2(void* stream) {
+  std::free(stream);
+  return Note("cuStreamDestroy_v2");
+}
 EXPORT int cuMemAlloc_v2(unsigned long long* at, size_t bytes) {
+  if (const int failed = Note("cuMemAlloc_v2")) return failed;
   void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
   *at = reinterpret_cast<uintptr_t>(memory);
-  return Note("cuMemAlloc_v2");
+  return 0;
 }
 EXPORT int cuMemFree_v2(unsigned long long at) {
   std::free(reinterpret_cast<void*>(at));
-  return 0;
+  return Note("cuMemFree_v2");
 }
 EXPORT int cuMemcpyHtoD_v2(unsigned long long to, const void* from, size_t bytes) {
   std::memcpy(reinterpret_cast<void*>(to), from, bytes);
-  return 0;
+  return Note("cuMemcpyHtoD_v2");
 }
 EXPORT int cuMemcpyDtoH_v2(void* to, unsigned long long from, size_t bytes) {
   std::memcpy(to, reinterpret_cast<const void*>(from), bytes);
-  return 0;
+  return Note("cuMemcpyDtoH_v2");
 }

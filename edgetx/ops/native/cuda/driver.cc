@@ -38,6 +38,10 @@ Status Open(Driver* driver) {
   find(&driver->LaunchKernel, "cuLaunchKernel");
   find(&driver->MemsetD8Async, "cuMemsetD8Async");
   find(&driver->MemsetD32Async, "cuMemsetD32Async");
+  find(&driver->DeviceGetCount, "cuDeviceGetCount");
+  find(&driver->DeviceGetName, "cuDeviceGetName");
+  find(&driver->StreamCreate, "cuStreamCreate");
+  find(&driver->StreamDestroy, "cuStreamDestroy_v2");
   find(&driver->DevicePrimaryCtxRetain, "cuDevicePrimaryCtxRetain");
   find(&driver->DevicePrimaryCtxRelease, "cuDevicePrimaryCtxRelease_v2");
   find(&driver->CtxSetCurrent, "cuCtxSetCurrent");

@@ -43,7 +43,11 @@ struct Driver {
                          void** extra);
   Result (*MemsetD8Async)(DevicePointer, unsigned char value, size_t count, Stream);
   Result (*MemsetD32Async)(DevicePointer, unsigned value, size_t count, Stream);
-  // For programs that have no other way to memory, such as the tests.
+  // For programs that have no other way to a GPU and its memory: the C library, the tests.
+  Result (*DeviceGetCount)(int*);
+  Result (*DeviceGetName)(char* name, int size, Device);
+  Result (*StreamCreate)(Stream*, unsigned flags);
+  Result (*StreamDestroy)(Stream);
   Result (*DevicePrimaryCtxRetain)(Context*, Device);
   Result (*DevicePrimaryCtxRelease)(Device);
   Result (*CtxSetCurrent)(Context);
@@ -56,6 +60,8 @@ struct Driver {
   // What a call of `name` returned, in words.
   Status Check(Result result, const char* name) const;
 };
+
+constexpr Result kOutOfMemory = 2;
 
 // Attributes of a device and of a function, by their numbers in cuda.h.
 constexpr int kComputeMajor = 75;
