@@ -43,7 +43,7 @@ HWY_INLINE const float* Readable(const T* row, size_t d, float* buffer) {
 }
 
 // One vector of keys to its columns of a panel, [d][width]. Rows are readable up to a multiple of 4 elements.
-HWY_NOINLINE inline void Transpose(const float* const* HWY_RESTRICT from, size_t d, size_t width, float* HWY_RESTRICT to) {
+EDGETX_STEP void Transpose(const float* const* HWY_RESTRICT from, size_t d, size_t width, float* HWY_RESTRICT to) {
   const F f;
 #if HWY_TARGET == HWY_SCALAR
   for (size_t c = 0; c < d; ++c) hn::Store(hn::LoadU(f, from[0] + c), f, to + c * width);
@@ -86,7 +86,7 @@ HWY_INLINE Vec InverseNorm(Vec x) {
 }
 
 // The columns of one vector of keys, as Transpose left them, each key over its norm.
-HWY_NOINLINE inline void NormaliseColumns(size_t d, size_t width, float* HWY_RESTRICT columns) {
+EDGETX_STEP void NormaliseColumns(size_t d, size_t width, float* HWY_RESTRICT columns) {
   const F f;
   Vec squares = hn::Zero(f);
   for (size_t c = 0; c < d; ++c) {
@@ -100,7 +100,7 @@ HWY_NOINLINE inline void NormaliseColumns(size_t d, size_t width, float* HWY_RES
 }
 
 // Rows that are padded with zeros to whole vectors, each times `factor` over its norm; works on four at once.
-HWY_NOINLINE inline void NormaliseRows(float* HWY_RESTRICT rows, size_t stride, size_t d, size_t count, float factor) {
+EDGETX_STEP void NormaliseRows(float* HWY_RESTRICT rows, size_t stride, size_t d, size_t count, float factor) {
   const F f;
   for (size_t r = 0; r < count; r += 4) {
     float* from = rows + r * stride;

@@ -174,8 +174,8 @@ void Dot(const float* HWY_RESTRICT q, size_t q_stride, size_t d, const float* HW
 }
 
 // s[r] = q[r, :] · key for rows that are padded to whole vectors; writes up to 3 elements more.
-HWY_NOINLINE inline void DotTail(const float* HWY_RESTRICT q, size_t q_stride, size_t d,
-                                 const float* HWY_RESTRICT key, size_t rows, float* HWY_RESTRICT s) {
+EDGETX_STEP void DotTail(const float* HWY_RESTRICT q, size_t q_stride, size_t d, const float* HWY_RESTRICT key,
+                         size_t rows, float* HWY_RESTRICT s) {
   const F f;
   for (size_t r = 0; r < rows; r += 4) {
     Vec sum[4] = {hn::Zero(f), hn::Zero(f), hn::Zero(f), hn::Zero(f)};

@@ -74,7 +74,7 @@ HWY_INLINE void Exponentials(float* HWY_RESTRICT s, size_t stride, size_t vector
 }
 
 // The numerators of the softmax in place; factor = 1 / sum.
-HWY_NOINLINE inline void Softmax(const Logits& x) {
+EDGETX_STEP void Softmax(const Logits& x) {
   const F f;
   const Vec log2e = hn::Set(f, kLog2E);
   for (size_t r = 0; r < x.rows; r += 4) {
@@ -116,7 +116,7 @@ HWY_NOINLINE inline void Softmax(const Logits& x) {
 }
 
 // max(x, 0)^2 in place, unnormalised: factor = 1. Keeps NaN.
-HWY_NOINLINE inline void Relu2(const Logits& x) {
+EDGETX_STEP void Relu2(const Logits& x) {
   const F f;
   const auto apply = [&](float* at) {
     const Vec positive = hn::Max(hn::Zero(f), hn::Load(f, at));

@@ -10,10 +10,14 @@
 
 #include "hwy/highway.h"
 
+// A step that runs once for a head or for a vector of its keys. With a check at every access, a copy of each step for
+// every operator, element type and instruction set, its loops unrolled, takes GCC minutes and finds nothing more.
 #if defined(__SANITIZE_ADDRESS__)
-// With a check at every access, unrolled loops take GCC minutes and find nothing more.
+#define EDGETX_STEP HWY_NOINLINE inline
 #undef HWY_UNROLL
 #define HWY_UNROLL(factor)
+#else
+#define EDGETX_STEP HWY_INLINE
 #endif
 
 HWY_BEFORE_NAMESPACE();
@@ -77,10 +81,8 @@ HWY_INLINE void CopyRowsOf(const T* const* from, size_t offset, size_t count, si
   }
 }
 
-// Not inlined, nor are the other steps that run once for a head or for a vector of its keys: a copy for every
-// operator, element type and instruction set takes long to compile.
 template <class T>
-HWY_NOINLINE void CopyRows(const T* const* from, size_t offset, size_t count, size_t size, float factor,
+EDGETX_STEP void CopyRows(const T* const* from, size_t offset, size_t count, size_t size, float factor,
                          float* HWY_RESTRICT to, size_t stride) {
   switch ((size + kLanes - 1) / kLanes) {
     case 1:
