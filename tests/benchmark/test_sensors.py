@@ -223,6 +223,24 @@ def test_rapl_counts_on_when_it_wraps(tmp_path):
     assert counted == pytest.approx([9.0, 9.5, 10.5, 12.0])
 
 
+def test_throttling_is_told_when_its_counters_grow(tmp_path):
+    counts = [tmp_path / f"sys/devices/system/cpu/cpu{core}/thermal_throttle" for core in (0, 1)]
+    alarm = tmp_path / "sys/class/hwmon/hwmon2/oc3_event_cnt"
+    for folder in counts:
+        write(folder / "core_throttle_count", "7\n")
+        write(folder / "package_throttle_count", "9\n")
+    write(alarm, "1\n")
+    sensor = linux.LinuxSensor(tmp_path)
+    assert sensor.read().throttle == ()  # that was before
+    write(counts[1] / "core_throttle_count", "8\n")
+    for folder in counts:
+        write(folder / "package_throttle_count", "12\n")
+    write(alarm, "2\n")
+    grown = ("cpu1: thermal slowdown", "cpu package: thermal slowdown", "over-current oc3")
+    assert sensor.read().throttle == grown
+    assert sensor.read().throttle == ()
+
+
 def test_throttle_reasons():
     assert nvml.throttle_reasons(0x1) == ()
     assert nvml.throttle_reasons(0x24) == ("software power cap", "software thermal slowdown")

@@ -1,4 +1,4 @@
-"""Clocks, governor, temperatures and RAPL energy from Linux' own files."""
+"""Clocks, governor, temperatures, throttling and RAPL energy from Linux' own files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,17 @@ import re
 from pathlib import Path
 
 from edgetx.benchmark.sensors import Reading
+
+THROTTLING = (
+    ("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count", "{cpu}: thermal slowdown"),
+    (
+        "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/package_throttle_count",
+        "cpu package: thermal slowdown",
+    ),
+    ("sys/class/hwmon/hwmon*/oc[0-9]*_event_cnt", "over-current {file}"),
+)
+"""Counters of what holds clocks down, and what it means when one grows: Intel's kernel driver counts per core
+and package, a Jetson's its over-current alarms (Jetson Linux Developer Guide)."""
 
 
 class LinuxSensor:
@@ -17,6 +28,7 @@ class LinuxSensor:
     def __init__(self, root: Path = Path("/")) -> None:
         self._root = root
         self._counted: dict[str, tuple[int, float]] = {}
+        self._throttled: dict[Path, int] = {}
 
     def settings(self) -> dict[str, str]:
         """Governor, frequency limits, turbo and SMT; cores with equal values are told once."""
@@ -44,10 +56,11 @@ class LinuxSensor:
         return found
 
     def read(self) -> Reading:
-        """Clocks by core, temperatures by zone, the load average."""
+        """Clocks by core, temperatures by zone, throttling since the last reading, the load average."""
         return Reading(
             clocks=self._clocks(),
             temperatures=self._temperatures(),
+            throttle=self._throttle(),
             load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         )
 
@@ -82,6 +95,19 @@ class LinuxSensor:
         if found:
             return found
         return cpuinfo_clocks(_read(self._root / "proc/cpuinfo"))
+
+    def _throttle(self) -> tuple[str, ...]:
+        """What was throttled since the last reading; the first reading only begins to count."""
+        found: dict[str, None] = {}
+        for pattern, text in THROTTLING:
+            for path in self._glob(pattern):
+                value = _read(path)
+                if not value.isdigit():
+                    continue
+                last, self._throttled[path] = self._throttled.get(path), int(value)
+                if last is not None and int(value) > last:
+                    found[text.format(cpu=path.parts[-3], file=path.name.partition("_")[0])] = None
+        return tuple(found)
 
     def _temperatures(self) -> dict[str, float]:
         found: dict[str, float] = {}
