@@ -92,7 +92,7 @@ def explained(
     except ImportError as error:
         return noted(profile, f"no modules: reading a graph needs onnx_ir ({error}); pip install onnx_ir")
     made = bodies.of_key(times.key)
-    standard = graphs.standard(model, made.variant, made.plugins)
+    standard = graphs.standard(model, made.variant, made.nodes)
     parts = attribute(profile.parts, times.layers, graphs.made_for(standard))
     profile = msgspec.structs.replace(profile, parts=parts)
     if not any(part.nodes for part in parts):

@@ -50,7 +50,7 @@ def build(
         str,
         typer.Option(
             "--bodies",
-            metavar="primitive|attention|plugin",
+            metavar="primitive|attention|plugin|quick",
             help="What stands for edgetx's operators; default the runtime's choice.",
         ),
     ] = "",

@@ -14,9 +14,11 @@ from edgetx.runtimes.nvidia.library import Library
 if TYPE_CHECKING:
     from edgetx.package import Package
 
-PLUGIN = "plugin"
-CHOICES = (*VARIANTS, PLUGIN)
-"""`primitive` and `attention` are bodies; `plugin` keeps the operators that have one as plugin layers."""
+PLUGIN, QUICK = "plugin", "quick"
+CHOICES = (*VARIANTS, PLUGIN, QUICK)
+"""`primitive` and `attention` are bodies; `plugin` keeps the operators that have one as plugin layers, and
+`quick` as plugin layers whose kernels the engine carries."""
+QUICK_OPERATORS = ("WindowAttention",)
 ATTENTION_OPSET = 23
 
 
@@ -27,14 +29,22 @@ class Bodies:
     variant: Variant
     plugins: tuple[str, ...] = ()
     any: bool = True
+    quick: tuple[str, ...] = ()
 
     def for_graph(self) -> dict[str, Any]:
         """The part of a request to a child process."""
-        return {"bodies": self.variant, "plugins": list(self.plugins)}
+        return {"bodies": self.variant, "plugins": list(self.plugins), "quick": list(self.quick)}
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The operators that stay nodes of the graph."""
+        return (*self.plugins, *self.quick)
 
     @property
     def text(self) -> str:
         """For the key of an engine."""
+        if self.quick:
+            return f"{QUICK}, {self.variant} of edgetx {__version__}"
         return f"{self.variant} of edgetx {__version__}" if self.any else "none"
 
     @property
@@ -71,6 +81,17 @@ def choose(package: Package, library: Library, wanted: str) -> Bodies:
         if (reason := why_no_plugin(library)) is not None:
             raise UnavailableError(reason)
         return Bodies("primitive", plugins, any=len(plugins) < len(operators))
+    if wanted == QUICK:
+        quick = tuple(name for name in QUICK_OPERATORS if name in operators)
+        if not quick:
+            raise InputError(
+                f"{package.name} has no operator whose kernel an engine can carry "
+                f"({', '.join(QUICK_OPERATORS)}); it has {', '.join(operators) or 'none'}; "
+                "give --bodies primitive or attention"
+            )
+        if (reason := library.why_no_quick()) is not None:
+            raise UnavailableError(f"{reason}; give --bodies plugin")
+        return Bodies("primitive", quick=quick)
     if wanted and wanted not in VARIANTS:
         raise InputError(f"unknown bodies {wanted!r}; accepted: {', '.join(CHOICES)}")
     if wanted == "attention" and (reason := _why_no_attention(package, library)) is not None:
@@ -100,11 +121,11 @@ def current(key: Mapping[str, str]) -> bool:
 
 def of_key(key: Mapping[str, str]) -> Bodies:
     """The bodies and plugins that an engine with this key was built from."""
-    variant: Variant = next(
-        (each for each in VARIANTS if key.get("bodies", "").startswith(each)), "primitive"
-    )
+    text, _, _ = key.get("bodies", "none").partition(" of edgetx ")
+    variant: Variant = next((each for each in VARIANTS if text.endswith(each)), "primitive")
     words, _, _ = key.get("plugin", "none").partition(" of edgetx ")
-    return Bodies(variant, () if words == "none" else tuple(words.split(", ")))
+    quick = QUICK_OPERATORS if text.startswith(QUICK) else ()
+    return Bodies(variant, () if words == "none" else tuple(words.split(", ")), quick=quick)
 
 
 def with_plugin() -> tuple[str, ...]:

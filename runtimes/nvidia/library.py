@@ -54,6 +54,10 @@ class Library(ABC):
         """None if the parser takes `Attention` of opset 23, else the reason."""
         return None
 
+    def why_no_quick(self) -> str | None:
+        """None if engines can carry plugins' kernels, and these can be compiled here, else the reason."""
+        return f"{self.title} has no plugins that are compiled ahead of time; TensorRT 10.9 and later have"
+
     def context(self, trt: Any, engine: Any, graphs: bool = True) -> Any:
         """An execution context of a loaded engine, or None; `graphs` lets the library make CUDA graphs."""
         return engine.create_execution_context()

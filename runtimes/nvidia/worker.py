@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,6 +65,11 @@ def why_not(library: Library, node: ir.Node) -> str | None:
     return None
 
 
+def oldest(compute: Sequence[str]) -> str:
+    """The compute capability that kernels are compiled for; a portable engine begins with Ampere."""
+    return min((each for each in compute if each[0].isdigit()), key=float, default="8.0")
+
+
 class Parsed:
     """A graph, the network that the parser made of it, and the objects that must outlive it."""
 
@@ -84,7 +89,12 @@ class Parsed:
             from edgetx.ops import plugin
 
             plugin.load(trt, self.builder.get_plugin_registry())
-        self.model = graph.standard(self.path, request["bodies"], request["plugins"])
+        self.model = graph.standard(self.path, request["bodies"], [*request["plugins"], *request["quick"]])
+        if request["quick"]:
+            from edgetx.ops import quick
+
+            quick.register(trt, oldest(request["compute"]))
+            quick.rename(self.model)
         self.network = self.builder.create_network(library.network_flags(trt))
         self.parser = trt.OnnxParser(self.network, self.log)
         self.ok = bool(self.parser.parse(graph.serialize(self.model), str(self.path)))

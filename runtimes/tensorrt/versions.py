@@ -127,6 +127,12 @@ class TensorRT(Library):
         """See `Library.why_no_attention`."""
         return why_no_attention(self.version() or "")
 
+    def why_no_quick(self) -> str | None:
+        """See `Library.why_no_quick`."""
+        from edgetx.ops.aot import compiler
+
+        return why_no_quick_plugins(self.version() or "") or compiler.why_not()
+
     def network_flags(self, trt: Any) -> int:
         """See `Library.network_flags`."""
         flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)

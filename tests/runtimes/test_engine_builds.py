@@ -17,7 +17,7 @@ from edgetx.ops import plugin
 from edgetx.package import Package
 from edgetx.profiles import Profile, Range
 from edgetx.runtimes.nvidia import bodies
-from edgetx.runtimes.nvidia.worker import Parsed
+from edgetx.runtimes.nvidia.worker import Parsed, oldest
 from edgetx.runtimes.tensorrt_rtx import TensorRTRTXRuntime
 from edgetx.runtimes.tensorrt_rtx.library import LIBRARY
 
@@ -123,12 +123,13 @@ def test_a_missing_plugin_is_told(swin: Package, monkeypatch: pytest.MonkeyPatch
     with pytest.raises(UnavailableError, match="which is no file"):
         edgetx.build(swin, compute=["8.6"], bodies="plugin")
     choices = RUNTIME.choices(swin)
-    assert list(choices) == ["primitive", "attention", "plugin"]
+    assert list(choices) == ["primitive", "attention", "plugin", "quick"]
+    assert "TensorRT-RTX has no plugins that are compiled ahead of time" in str(choices["quick"])
     assert "which is no file" in str(choices["plugin"])
 
 
 def test_bodies_that_there_are_not(swin: Package, classifier: Path) -> None:
-    with pytest.raises(InputError, match="unknown bodies 'fused'; accepted: primitive, attention, plugin"):
+    with pytest.raises(InputError, match="unknown bodies 'fused'; accepted: primitive, attention, plugin, q"):
         edgetx.build(swin, bodies="fused")
     with pytest.raises(
         InputError, match=r"no operator with a plugin .* it has none; give --bodies primitive"
@@ -136,6 +137,22 @@ def test_bodies_that_there_are_not(swin: Package, classifier: Path) -> None:
         edgetx.build(classifier, bodies="plugin")
     with pytest.raises(UnavailableError, match="opset 20; Attention begins with 23; give --bodies primitive"):
         edgetx.build(classifier, bodies="attention")
+
+
+def test_kernels_that_engines_carry_have_names_of_their_own(swin: Package) -> None:
+    """One plugin for each number of inputs; the graph goes to TensorRT, which is not here."""
+    pytest.importorskip("triton")
+    from edgetx.engines import graph
+    from edgetx.ops import quick
+
+    model = graph.standard(swin.model_path, "primitive", bodies.QUICK_OPERATORS)
+    quick.rename(model)
+    found = [node.op_type for node in model.graph if node.domain == "edgetx"]
+    assert found.count("WindowAttention4") == 2 and "WindowAttention" not in found
+    chosen = bodies.Bodies("primitive", quick=bodies.QUICK_OPERATORS)
+    assert bodies.of_key({"bodies": chosen.text, "plugin": chosen.plugin_text}) == chosen
+    assert bodies.current({"bodies": chosen.text, "plugin": chosen.plugin_text})
+    assert [oldest(each) for each in (["8.7"], ["portable"], ["12.0", "8.9"])] == ["8.7", "8.0", "8.9"]
 
 
 def test_profiles_come_from_the_manifest(swin: Package) -> None:

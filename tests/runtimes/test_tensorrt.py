@@ -102,6 +102,17 @@ def test_no_driver(classifier: Path, machine: Callable[..., None]) -> None:
         RUNTIME.build(package, engines.Request())
 
 
+def test_kernels_that_engines_carry_need_a_newer_library(
+    swin: Package, classifier: Path, machine: Callable[..., None]
+) -> None:
+    machine(ORIN, version="10.3.0")
+    with pytest.raises(UnavailableError, match=r"10\.9 and later do; give --bodies plugin"):
+        bodies.choose(swin, versions.LIBRARY, "quick")
+    machine(ORIN, version="10.9.0")
+    with pytest.raises(InputError, match=r"no operator whose kernel an engine can carry .* it has none"):
+        bodies.choose(Package.open(classifier), versions.LIBRARY, "quick")
+
+
 def test_targets(machine: Callable[..., None]) -> None:
     machine(ORIN)
     assert RUNTIME.targets(()) == RUNTIME.targets(["sm_87"]) == ("8.7",)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,8 +70,7 @@ def compile_family(config: Config, family: Family, capabilities: Sequence[int]) 
     wanted = [each for each in family.capabilities if each in capabilities]
     start = time.monotonic()
     made, arguments = _to_ptx(config, family)
-    # One PTX for all of the family: "a" binds it to the first.
-    ptx = re.sub(r"^(\.target sm_1[02]0)a", r"\1", made.asm["ptx"], flags=re.MULTILINE)
+    ptx = unbound(made.asm["ptx"])
     cubins = [_assemble(ptx, each, new=each in family.new_assembler) for each in wanted]
     common: dict[str, Any] = {"arguments": arguments, "shared": made.metadata.shared}
     common["seconds"] = (time.monotonic() - start) / max(len(wanted), 1)
@@ -88,28 +87,9 @@ def compile_family(config: Config, family: Family, capabilities: Sequence[int]) 
 
 def _to_ptx(config: Config, family: Family) -> tuple[Any, str]:
     """What Triton made, and the types of the kernel's arguments."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     function, constants = _kernel(config)
     signature = {name: _type(name, config) for name in function.arg_names}
-    pointers = [i for i, name in enumerate(function.arg_names) if signature[name].startswith("*")]
-    options = {"ptx_version": family.ptx}
-    if config.tile.queries:
-        options |= {"num_warps": config.tile.warps, "num_stages": config.tile.stages}
-    with tempfile.TemporaryDirectory(prefix="edgetx-triton-") as cache, triton.knobs.compilation.scope():
-        triton.knobs.compilation.disable_line_info = True
-        with triton.knobs.cache.scope():
-            triton.knobs.cache.dir = cache
-            # Engines allocate in 256 bytes, so that every tensor starts at a multiple of 16.
-            made = triton.compile(
-                ASTSource(
-                    function, signature, constants, {(i,): [["tt.divisibility", 16]] for i in pointers}
-                ),
-                target=GPUTarget("cuda", family.capabilities[0], 32),
-                options=options,
-            )
+    made = to_ptx(function, signature, constants, config.tile, family)
     scratch = made.metadata.global_scratch_size + made.metadata.profile_scratch_size
     if scratch or made.metadata.num_warps != config.tile.warps or made.metadata.name != config.kernel:
         raise EdgetxError(
@@ -117,6 +97,37 @@ def _to_ptx(config: Config, family: Family) -> tuple[Any, str]:
         )
     kinds = [kind for kind in signature.values() if kind != "constexpr"]
     return made, "".join("p" if kind.startswith("*") else kind[0] for kind in kinds)
+
+
+def to_ptx(
+    function: Any, signature: Mapping[str, str], constants: Mapping[str, Any], tile: gpu.Tile, family: Family
+) -> Any:
+    """What Triton makes of a kernel, whose pointers are multiples of 16, for a family's first GPU."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    pointers = [i for i, name in enumerate(function.arg_names) if signature[name].startswith("*")]
+    options = {"ptx_version": family.ptx}
+    if tile.queries:
+        options |= {"num_warps": tile.warps, "num_stages": tile.stages}
+    with tempfile.TemporaryDirectory(prefix="edgetx-triton-") as cache, triton.knobs.compilation.scope():
+        triton.knobs.compilation.disable_line_info = True
+        with triton.knobs.cache.scope():
+            triton.knobs.cache.dir = cache
+            # Engines allocate in 256 bytes, so that every tensor starts at a multiple of 16.
+            return triton.compile(
+                ASTSource(
+                    function, signature, constants, {(i,): [["tt.divisibility", 16]] for i in pointers}
+                ),
+                target=GPUTarget("cuda", family.capabilities[0], 32),
+                options=options,
+            )
+
+
+def unbound(ptx: str) -> str:
+    """PTX for all of a family: Triton's "a" binds it to the first GPU."""
+    return re.sub(r"^(\.target sm_1[02]0)a", r"\1", ptx, flags=re.MULTILINE)
 
 
 def _kernel(config: Config) -> tuple[Any, dict[str, Any]]:
