@@ -6,7 +6,9 @@ Gradio is imported when a page is built, not before.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgetx.errors import InputError, UnavailableError
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 NAMES = {
     "upscale": "a picture in, a larger one out, with a slider between the two",
     "classify": "the five best classes of a photograph, and the windows that attention looks through",
+    "points": "the boxes in a LiDAR sweep in 3D, windows and groups in colours, and the time of every stage",
 }
 """Every demo, and what it shows."""
 
@@ -48,21 +51,35 @@ def page(name: str, store: Store) -> Any:
     return import_module(f"edgetx.demos.{name}").page(store)
 
 
-def serve(name: str, *, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
+def serve(
+    name: str,
+    *,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    packages: Sequence[str | os.PathLike[str]] = (),
+    examples: str | os.PathLike[str] | None = None,
+) -> None:
     """Serve a demo until it is interrupted; its packages and files are removed then.
 
     Args:
         name: one of `NAMES`.
         host, port: where; without a port, the first free one from 7860.
         share: also open a tunnel through Gradio's servers, which anyone with its address can use.
+        packages: what `classify` and `points` offer instead of their own models.
+        examples: a folder of pictures or sweeps to offer as examples.
 
     Raises:
-        InputError: there is no such demo, or the port is taken.
+        InputError: there is no such demo, the port is taken, or the demo cannot use a package or the folder.
+        PackageError: see `edgetx.Package.open`.
         UnavailableError: Gradio is not installed.
     """
-    from edgetx.demos.models import Store
+    if name not in NAMES:
+        raise InputError(f"unknown demo {name!r}; accepted: {', '.join(NAMES)}")
+    from edgetx.demos.models import Store, own
 
-    with Store() as store:
+    folder = None if examples is None else Path(examples)
+    with Store(**own(name, packages), examples=folder) as store:
         built = page(name, store)
         from edgetx.demos import site
 

@@ -161,7 +161,7 @@ def page(store: Store) -> gr.Blocks:
                     buttons=["download", "fullscreen"],
                 )
                 report = gr.Markdown(elem_classes="facts")
-        if photographs := site.examples(store.folder / "examples"):
+        if photographs := site.photographs(store):
             gr.Examples(photographs, picture, label="Photographs")
 
         @site.shown

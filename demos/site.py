@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import gradio as gr
 from PIL import Image, UnidentifiedImageError
 
-from edgetx.errors import EdgetxError, InputError
+from edgetx import samples
+from edgetx.demos.models import Store
+from edgetx.errors import EdgetxError, InputError, UnavailableError
+from edgetx.images import READABLE as PICTURES
+from edgetx.points import READABLE as SWEEPS
 
 T = TypeVar("T")
 
@@ -18,6 +23,10 @@ MOST_SIDE, MOST_PIXELS = 8192, 2**24
 """Of a picture; refused by its header, before it is decoded."""
 MOST_BYTES = "512mb"
 """Of an upload: checkpoints are the largest."""
+MOST_SWEEP = 2**25
+"""Bytes of a sweep: two million points of four columns."""
+MOST_EXAMPLES = 12
+"""Of a folder of examples, in the order of their names."""
 QUEUE = 256
 """Requests that wait; more are told that the queue is full."""
 KEPT_SECONDS = 600
@@ -29,6 +38,15 @@ CSS = """
 .facts thead { display: none; }
 .facts td { word-break: normal !important; overflow-wrap: break-word; }
 .facts td:first-child { width: 10rem; }
+.space, .space > div { padding: 0 !important; }
+.space iframe { display: block; width: 100%; height: min(75vh, 40rem); color-scheme: light;
+  border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); }
+.dark .space iframe { color-scheme: dark; }
+.stages { display: grid; grid-template-columns: auto auto 1fr; gap: 0.35rem 0.75rem; align-items: center;
+  font-variant-numeric: tabular-nums; }
+.stages div:nth-child(3n+2) { text-align: right; }
+.stages i { display: block; height: 0.8rem; min-width: 1px; border-radius: 2px;
+  background: var(--primary-500); }
 @media (max-width: 40rem) { .gradio-container { padding: 0.5rem !important; } }
 """
 
@@ -107,6 +125,30 @@ def check_picture(path: str | None) -> str:
     return path
 
 
+def sweep_input() -> gr.File:
+    """A sweep to upload, given to functions as the path of the uploaded file."""
+    box = gr.File(label=f"Sweep ({', '.join(SWEEPS)})", file_types=list(SWEEPS), height=120)
+    # Gradio's own would leave an empty temporary file behind at every run.
+    box.preprocess = lambda payload: None if payload is None else payload.path
+    return box
+
+
+def check_sweep(path: str | None) -> str:
+    """The path of a sweep of a size that a demo takes.
+
+    Raises:
+        InputError: no sweep, or one that is too large.
+    """
+    if path is None:
+        raise InputError("there is no sweep; upload one, or choose an example")
+    if (size := Path(path).stat().st_size) > MOST_SWEEP:
+        raise InputError(
+            f"{Path(path).name} has {size / 2**20:.0f} MB; this demo takes sweeps up to "
+            f"{MOST_SWEEP // 2**20} MB"
+        )
+    return path
+
+
 def shown(function: Callable[..., T]) -> Callable[..., T]:
     """Show edgetx's own errors on the page as their one line, with names of files instead of paths."""
 
@@ -128,22 +170,38 @@ def facts(rows: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {text} |" for name, text in rows.items())])
 
 
-def examples(folder: Path) -> list[str]:
-    """Real photographs (CC0 or public domain) that scikit-image carries, as files in `folder`."""
+def photographs(store: Store) -> list[str]:
+    """Pictures to try: those of the store's folder, else real ones (CC0) that scikit-image carries."""
+    if store.examples is not None:
+        return copied(store, PICTURES)
     try:
-        from skimage import data
-    except ImportError:
+        paths = samples.photographs()
+    except UnavailableError:
         return []
-    paths = []
-    carried = Path(data.__file__).parent
+    folder = store.folder / "examples"
     folder.mkdir(exist_ok=True)
-    for name in ("chelsea.png", "astronaut.png", "coffee.png"):
-        if (carried / name).is_file():
-            with Image.open(carried / name) as image:
-                image.thumbnail((320, 320))
-                image.convert("RGB").save(folder / name)
-            paths.append(str(folder / name))
-    return paths
+    for path in paths:
+        with Image.open(path) as image:
+            image.thumbnail((320, 320))
+            image.convert("RGB").save(folder / path.name)
+    return [str(folder / path.name) for path in paths]
+
+
+def copied(store: Store, suffixes: Sequence[str]) -> list[str]:
+    """The first `MOST_EXAMPLES` files of the store's folder with one of the suffixes, copied beside it.
+
+    Raises:
+        InputError: no such folder, or it holds none.
+    """
+    given = store.examples
+    if given is None or not given.is_dir():
+        raise InputError(f"{given} is no folder; give one with examples: {', '.join(suffixes)}")
+    found = sorted(each for each in given.iterdir() if each.suffix.lower() in suffixes and each.is_file())
+    if not found:
+        raise InputError(f"{given} holds no examples; accepted: {', '.join(suffixes)}")
+    folder = store.folder / "examples"
+    folder.mkdir(exist_ok=True)
+    return [str(shutil.copy(path, folder / path.name)) for path in found[:MOST_EXAMPLES]]
 
 
 def steps(progress: Any) -> Callable[[str], None]:

@@ -110,7 +110,7 @@ def page(store: Store) -> gr.Blocks:
             with gr.Column(scale=2, min_width=280):
                 slider = gr.ImageSlider(label="Before and after", format="png", interactive=False)
                 report = gr.Markdown(elem_classes="facts")
-        if photographs := site.examples(store.folder / "examples"):
+        if photographs := site.photographs(store):
             gr.Examples(photographs, picture, label="Photographs")
         model.change(lambda chosen: gr.update(visible=chosen == OWN), model, checkpoint, queue=False)
 

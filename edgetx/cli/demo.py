@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -23,6 +24,14 @@ def demo(
     share: Annotated[
         bool, typer.Option("--share", help="Also a public address, through a tunnel of Gradio's.")
     ] = False,
+    package: Annotated[
+        list[Path] | None,
+        typer.Option("--package", help="Offer this package instead (classify, points); repeat for more."),
+    ] = None,
+    examples: Annotated[
+        Path | None,
+        typer.Option("--examples", metavar="DIR", help="Offer its pictures or sweeps as examples."),
+    ] = None,
 ) -> None:
     """Serve a demo in the browser until Ctrl-C."""
     from edgetx import demos
@@ -30,4 +39,4 @@ def demo(
     if name is None:
         show_facts(demos.NAMES.items(), title="edgetx demo NAME")
         return
-    demos.serve(name, host=host, port=port, share=share)
+    demos.serve(name, host=host, port=port, share=share, packages=package or (), examples=examples)

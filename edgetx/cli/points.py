@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -18,10 +17,9 @@ from edgetx.core import Target
 from edgetx.errors import EdgetxError, InputError
 
 if TYPE_CHECKING:
-    from edgetx.core import Session
+    from edgetx.detection import Sweep
     from edgetx.package import Package
-    from edgetx.points import Calibration, Cloud
-    from edgetx.processors import PointCloudDetection
+    from edgetx.points import Calibration
 
 MOST_ROWS = 20
 """Detections that the table of a sweep shows."""
@@ -69,42 +67,30 @@ class Settings:
         return any(each is not None for each in (*paths, self.score_threshold)) or any(rest)
 
 
-@dataclass
-class _Sweep:
-    """What was found in one file; `profile` is the number of the package's profile that holds it, from 1."""
-
-    file: Path
-    cloud: Cloud
-    counts: Mapping[str, int]
-    detections: list[dict[str, Any]]
-    seconds: Mapping[str, float]
-    profile: int | None
-    notes: list[str] = field(default_factory=list)
-
-    def record(self, package: Package) -> dict[str, Any]:
-        """As the JSON format writes it."""
-        manifest = package.manifest
-        return {
-            "input": str(self.file),
-            "package": {
-                "name": manifest.name,
-                "architecture": manifest.architecture,
-                "source": manifest.source,
-                "weights": manifest.weights,
-                "edgetx_version": manifest.edgetx_version,
-            },
-            "counts": {
-                "read": self.cloud.read,
-                "dropped_not_finite": self.cloud.dropped_nonfinite,
-                "dropped_out_of_range": self.cloud.dropped_outside,
-                **self.counts,
-            },
-            "profile": self.profile,
-            "notes": self.notes,
-            "seconds": dict(self.seconds),
-            "units": UNITS,
-            "detections": self.detections,
-        }
+def _record(file: Path, sweep: Sweep, package: Package) -> dict[str, Any]:
+    """As the JSON format writes it."""
+    manifest = package.manifest
+    return {
+        "input": str(file),
+        "package": {
+            "name": manifest.name,
+            "architecture": manifest.architecture,
+            "source": manifest.source,
+            "weights": manifest.weights,
+            "edgetx_version": manifest.edgetx_version,
+        },
+        "counts": {
+            "read": sweep.cloud.read,
+            "dropped_not_finite": sweep.cloud.dropped_nonfinite,
+            "dropped_out_of_range": sweep.cloud.dropped_outside,
+            **sweep.counts,
+        },
+        "profile": sweep.profile,
+        "notes": sweep.notes,
+        "seconds": dict(sweep.seconds),
+        "units": UNITS,
+        "detections": sweep.detections,
+    }
 
 
 def detects(package: Path) -> bool:
@@ -135,6 +121,7 @@ def run(
         InputError: no sweeps, options or names that clash, an output that exists, or the only sweep fails.
     """
     import edgetx
+    from edgetx.detection import detect
     from edgetx.package import Package
     from edgetx.points import READABLE
 
@@ -157,9 +144,15 @@ def run(
         for file in files:
             try:
                 with quiet_stdout():
-                    sweep = _detect(session, opened, file, settings)
-                    record = sweep.record(opened)
-                    _write(opened, sweep, record, targets[file], settings, force)
+                    sweep = detect(
+                        session,
+                        file,
+                        profiles=opened.profiles,
+                        all_points=settings.all_points,
+                        score_threshold=settings.score_threshold,
+                    )
+                    record = _record(file, sweep, opened)
+                    _write(opened, file, sweep, record, targets[file], settings, force)
             except EdgetxError as error:
                 if not several:
                     raise
@@ -168,7 +161,7 @@ def run(
                 continue
             rows.append({**record, "outputs": {kind: str(path) for kind, path in targets[file].items()}})
             if not json:
-                _show(sweep, targets[file])
+                _show(file, sweep, targets[file])
         ran_on = session.describe()
     if json:
         emit_json(rows + [{"input": file, "error": text} for file, text in failures])
@@ -223,46 +216,10 @@ def _targets(
     return targets
 
 
-def _detect(session: Session, package: Package, file: Path, settings: Settings) -> _Sweep:
-    from edgetx.profiles import limit, pick, why_none
-
-    processor = _processor(package)
-    start = perf_counter()
-    cloud = processor.read(str(file))
-    points, notes = cloud.points, []
-    if package.profiles and settings.all_points:
-        counts = processor.counts(points)
-        notes += [] if pick(package.profiles, counts) else [why_none(package.profiles, counts)]
-    elif package.profiles:
-        limited = limit(points, processor, package.profiles)
-        points = limited.points
-        notes += [limited.message] if limited.message is not None else []
-    feeds = processor.feeds(points, session.io)
-    read = perf_counter()
-    outputs = session.run(feeds)
-    ran = perf_counter()
-    found = processor.postprocess(outputs)
-    least = settings.score_threshold
-    kept = found if least is None else [each for each in found if each["score"] >= least]
-    if len(kept) < len(found):
-        notes.append(f"{_detections(len(found) - len(kept))} below the score {least:g} left out")
-    seconds = {"read": read - start, "run": ran - read}
-    counts = processor.counts(points)
-    held = pick(package.profiles, counts)
-    profile = None if held is None else package.profiles.index(held) + 1
-    return _Sweep(file, cloud, counts, kept, seconds, profile, notes)
-
-
-def _processor(package: Package) -> PointCloudDetection:
-    from edgetx.processors import PointCloudDetection
-
-    assert isinstance(package.processor, PointCloudDetection)
-    return package.processor
-
-
 def _write(
     package: Package,
-    sweep: _Sweep,
+    file: Path,
+    sweep: Sweep,
     record: Mapping[str, Any],
     targets: Mapping[str, Path],
     settings: Settings,
@@ -270,18 +227,19 @@ def _write(
 ) -> None:
     """Write what was asked for; all of it is made before the first file is written."""
     from edgetx import points
+    from edgetx.detection import processor_of
     from edgetx.files import write_text
     from edgetx.images import write_picture
 
-    processor = _processor(package)
-    facts = [_summary(sweep), *sweep.notes]
+    processor = processor_of(package)
+    facts = [sweep.summary, *sweep.notes]
     texts: dict[str, str] = {}
     if "json" in targets:
         texts["json"] = _json(record)
     if "kitti" in targets:
-        texts["kitti"] = points.to_kitti(sweep.detections, _calibration(settings.calib, sweep.file))
+        texts["kitti"] = points.to_kitti(sweep.detections, _calibration(settings.calib, file))
     if "nuscenes" in targets:
-        texts["nuscenes"] = _json(points.to_nuscenes(sweep.detections, sweep.file.stem))
+        texts["nuscenes"] = _json(points.to_nuscenes(sweep.detections, file.stem))
     if "viewer" in targets:
         divisions = [each.value for each in settings.show or ()]
         partitions = processor.partitions(sweep.cloud.points, divisions) if divisions else None
@@ -290,7 +248,7 @@ def _write(
             sweep.cloud.points,
             sweep.detections,
             classes=processor.classes,
-            title=sweep.file.name,
+            title=file.name,
             facts=facts,
             color=first,
             partitions=partitions,
@@ -303,7 +261,7 @@ def _write(
             classes=processor.classes,
             point_range=processor.point_range,
             color=settings.color.value,
-            title=sweep.file.name,
+            title=file.name,
         )
     for kind, text in texts.items():
         write_text(targets[kind], text, force=force)
@@ -323,15 +281,9 @@ def _calibration(path: Path | None, file: Path) -> Calibration:
     return Calibration.read(path / f"{file.stem}.txt" if path.is_dir() else path)
 
 
-def _summary(sweep: _Sweep) -> str:
-    counts = ", ".join(f"{number:,} {symbol}" for symbol, number in sweep.counts.items())
-    held = "" if sweep.profile is None else f", which profile {sweep.profile} holds"
-    return f"{sweep.cloud}; the model saw {counts}{held}"
-
-
-def _show(sweep: _Sweep, targets: Mapping[str, Path]) -> None:
+def _show(file: Path, sweep: Sweep, targets: Mapping[str, Path]) -> None:
     spent = ", ".join(f"{step} in {seconds:.3f} s" for step, seconds in sweep.seconds.items())
-    show(f"{sweep.file}: {_summary(sweep)}; {spent}")
+    show(f"{file}: {sweep.summary}; {spent}")
     for note in sweep.notes:
         show(f"note: {note}")
     if sweep.detections:

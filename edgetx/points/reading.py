@@ -10,6 +10,7 @@ Intensity stays as the sensor gives it: 0 to 1 in KITTI, 0 to 255 in nuScenes, 0
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,7 @@ def read_points(path: str | os.PathLike[str], columns: int) -> Cloud:
 
     Raises:
         InputError: no such file, another format, a truncated or damaged file, another number of columns,
-            or integers where coordinates should be.
+            or text or integers where coordinates should be.
     """
     path = os.fspath(path)
     reader = _READERS.get(os.path.splitext(path)[1].lower())
@@ -57,6 +58,12 @@ def _read_bin(path: str, columns: int) -> Array:
     import numpy as np
 
     size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        if _is_text(file.read(4096)):
+            raise InputError(
+                f"{path} holds text where float32 is expected; give float32 [points, {columns}] in metres, "
+                "e.g. np.loadtxt(path).astype('float32').tofile('sweep.bin')"
+            )
     if size % (4 * columns):
         fitting = [f"{other} columns ({name})" for other, name in _KNOWN.items() if not size % (4 * other)]
         advice = (
@@ -84,6 +91,17 @@ def _read_bin(path: str, columns: int) -> Array:
                     f"takes, and none as {other} ({name}); use a package of {other} columns"
                 )
     return values.reshape(-1, columns)
+
+
+def _is_text(head: bytes) -> bool:
+    """Whether the beginning of a file is UTF-8 without control characters, which no coordinates are."""
+    if not head or any(byte < 32 and byte not in b"\t\n\f\r" for byte in head):
+        return False
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _are_integers(values: Array) -> bool:

@@ -23,13 +23,112 @@ TINY_CLASSIFIER = (
 )
 
 
+SELECT = """
+    bright = Constant<value_float = 0.9>()
+    intensity = Gather<axis = 1>(points, three)
+    keep = Greater(intensity, bright)
+    kept = Compress<axis = 0>(points, keep)
+"""
+DECODE = """
+    xyz = Constant<value_ints = [0, 1, 2]>()
+    last = Constant<value_ints = [1]>()
+    size = Constant<value_floats = [4.0, 2.0, 1.5]>()
+    scores = Gather<axis = 1>(kept, three)
+    centers = Gather<axis = 1>(kept, xyz)
+    yaws = Unsqueeze(scores, last)
+    number = Shape(scores)
+    columns = Constant<value_ints = [3]>()
+    shape = Concat<axis = 0>(number, columns)
+    sizes = Expand(size, shape)
+    boxes = Concat<axis = 1>(centers, sizes, yaws)
+    zeros = Sub(scores, scores)
+    labels = Cast<to = 7>(zeros)
+"""
+
+
 @pytest.fixture(scope="session")
-def store() -> Iterator[Store]:
-    from edgetx.demos.models import Model, Store
+def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Two packages of one detector on points `[points, 4]`: `whole`, and `split` into select and decode.
+
+    Each point whose intensity is above 0.9, the score, is the centre of a Car of 4 x 2 x 1.5 m.
+    """
+    import onnx
+
+    from edgetx.core import IOSpec, SymbolRange, TensorSpec
+    from edgetx.package import IOEntry, Manifest, StageEntry, create
+    from edgetx.processors import PointCloudDetection, to_dict
+
+    def model(inputs: str, outputs: str, body: str) -> onnx.ModelProto:
+        return onnx.parser.parse_model(
+            f'<ir_version: 10, opset_import: ["" : 20]> detector ({inputs}) => ({outputs}) '
+            f"{{ three = Constant<value_int = 3>() {body} }}"
+        )
+
+    points = TensorSpec("points", "float32", ("points", 4))
+    kept = TensorSpec("kept", "float32", ("kept", 4))
+    found = (
+        TensorSpec("boxes", "float32", ("detections", 7)),
+        TensorSpec("scores", "float32", ("detections",)),
+        TensorSpec("labels", "int64", ("detections",)),
+    )
+    io = IOSpec((points,), found, {"points": SymbolRange(min=0)})
+    boxes = "float[detections, 7] boxes, float[detections] scores, int64[detections] labels"
+    parts = {
+        "select": (
+            IOSpec((points,), (kept,), {"points": SymbolRange(min=0)}),
+            model("float[points, 4] points", "float[kept, 4] kept", SELECT),
+        ),
+        "decode": (
+            IOSpec((kept,), found, {"kept": SymbolRange(min=0)}),
+            model("float[kept, 4] kept", boxes, DECODE),
+        ),
+    }
+    processor = PointCloudDetection(
+        columns=4,
+        point_range=(0, -25.6, -3, 51.2, 25.6, 1),
+        pillar=(0.8, 0.8, 4),
+        window=5,
+        group=12,
+        classes=("Car",),
+    )
+    paths = {}
+    for name, chosen in (("whole", {}), ("split", parts)):
+        with create(tmp_path_factory.mktemp("packages") / name) as draft:
+            onnx.save(model("float[points, 4] points", boxes, SELECT + DECODE), draft.model_path)
+            draft.save_golden([])
+            (draft.path / "stages").mkdir(exist_ok=True)
+            for stage, (_, part) in chosen.items():
+                onnx.save(part, draft.path / f"stages/{stage}.onnx")
+            entries = [
+                StageEntry(name=stage, file=f"stages/{stage}.onnx", io=IOEntry.of(part_io))
+                for stage, (part_io, _) in chosen.items()
+            ]
+            draft.seal(
+                Manifest(
+                    name=name,
+                    edgetx_version="0",
+                    created="2026-01-01T00:00:00+00:00",
+                    architecture="generic",
+                    source="tests",
+                    weights="random",
+                    io=IOEntry.of(io),
+                    opset=20,
+                    processor=to_dict(processor),
+                    stages=tuple(entries),
+                )
+            )
+            paths[name] = draft.publish().path
+    return paths
+
+
+@pytest.fixture(scope="session")
+def store(detectors: dict[str, Path]) -> Iterator[Store]:
+    from edgetx.demos.models import Model, Store, own
 
     with Store(
         upscalers={"tiny x2": Model(TINY, pretrained=False)},
         classifiers={"tiny Swin": Model(TINY_CLASSIFIER, pretrained=False)},
+        **own("points", [detectors["split"], detectors["whole"]]),
     ) as store:
         yield store
 

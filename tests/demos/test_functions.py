@@ -167,7 +167,7 @@ def test_errors_reach_the_page_without_the_folders_of_the_server() -> None:
 def test_everything_is_removed() -> None:
     with Store() as store:
         folder = store.folder
-        site.examples(folder / "examples")
+        site.photographs(store)
         assert folder.is_dir()
     assert not folder.exists()
 
