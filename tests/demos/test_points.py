@@ -194,7 +194,8 @@ def test_page(tab: Any, sweep: Path, look: str, options: dict[str, Any]) -> None
     opened.page.locator("iframe").scroll_into_view_if_needed()  # what is out of sight is not drawn
     frame.locator("#title").get_by_text("sweep.bin").wait_for()
     assert boxes(opened).count() == 3
-    assert frame.locator("html").get_attribute("data-theme") == ("dark" if look == "dark" else "light")
+    theme = "dark" if look == "dark" else "light"
+    frame.locator(f"html[data-theme={theme}]").wait_for(state="attached")
     assert {"windows", "groups along y, shifted"} < {*frame.locator("#color option").all_text_contents()}
     opened.page.wait_for_timeout(500)
     opened.keep(f"points-{look}")
@@ -210,6 +211,21 @@ def test_page_runs_its_example(tab: Any) -> None:
     opened.press("Detect")
     opened.sees("in the file, dropped")
     assert opened.problems == []
+
+
+def test_bad_sweeps_through_the_page(tab: Any, sweep: Path) -> None:
+    for name, write, message in (
+        ("words_only", text, "words_only.bin holds text"),
+        ("cut_short", truncated, "cut_short.bin has 7995 bytes"),
+        ("whole_numbers", integers, "whole_numbers.bin holds integers"),
+        ("no_bytes", Path.touch, "no point is left"),
+    ):
+        write(sweep.with_name(f"{name}.bin"))
+        opened = tab("points")
+        opened.upload(sweep.with_name(f"{name}.bin"))
+        opened.sees(name)
+        opened.press("Detect")
+        opened.sees(re.escape(message))
 
 
 def test_two_runs_at_once_and_a_closed_tab(tab: Any, sweep: Path) -> None:
