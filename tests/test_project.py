@@ -176,7 +176,7 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_wheel_holds_the_package_and_nothing_else(root: Path, wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
-        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        names = {name for name in archive.namelist() if ".dist-info/" not in name and name[-1] != "/"}
         archive.extractall(tmp_path / "site")
     libraries = {name for name in names if name.endswith((".so", ".dll", ".dylib"))}
     assert libraries - PLUGINS == {"edgetx/capi/lib/libedgetx.so", "edgetx/ops/libedgetx_ort.so"}
@@ -218,9 +218,11 @@ def test_wheel_runs_packages_in_a_bare_environment(
     with edgetx.load(swin) as session:
         feeds = session.processor.preprocess(str(photograph), session.io)
         assert found["answer"] == session.processor.postprocess(session.run(feeds))
-    assert found["described"]["kernels"] == "edgetx"
+    assert found["described"]["kernels"].startswith("edgetx (WindowAttention")
     assert found["c"] == edgetx.__version__
-    assert set(found["modules"]) == {"PIL", "edgetx", "msgspec", "numpy", "onnxruntime"}
+    # The environment's own setuptools, and what Pillow takes where it is there.
+    modules = set(found["modules"]) - {"_distutils_hack", "typing_extensions"}
+    assert modules == {"PIL", "edgetx", "msgspec", "numpy", "onnxruntime"}
 
 
 BARE = """
