@@ -28,6 +28,7 @@ NAMES = (
     "sweep",
     "device",
     "serving",
+    "demos",
 )
 
 

@@ -6,6 +6,8 @@ Gradio is imported when a page is built, not before.
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +22,7 @@ NAMES = {
     "upscale": "a picture in, a larger one out, with a slider between the two",
     "classify": "the five best classes of a photograph, and the windows that attention looks through",
     "points": "the boxes in a LiDAR sweep in 3D, windows and groups in colours, and the time of every stage",
+    "workbench": "a checkpoint through the whole line: export, verify, build, measure; report and package",
 }
 """Every demo, and what it shows."""
 
@@ -60,7 +63,7 @@ def serve(
     packages: Sequence[str | os.PathLike[str]] = (),
     examples: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Serve a demo until it is interrupted; its packages and files are removed then.
+    """Serve a demo until it is interrupted or terminated; its packages, files and processes are gone then.
 
     Args:
         name: one of `NAMES`.
@@ -78,6 +81,8 @@ def serve(
         raise InputError(f"unknown demo {name!r}; accepted: {', '.join(NAMES)}")
     from edgetx.demos.models import Store, own
 
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = None if examples is None else Path(examples)
     with Store(**own(name, packages), examples=folder) as store:
         built = page(name, store)

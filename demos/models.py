@@ -7,7 +7,8 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +18,7 @@ from edgetx.core import Processor
 from edgetx.errors import InputError
 from edgetx.package import Package
 from edgetx.processors import ImageClassification, PointCloudDetection
+from edgetx.sweeps.isolation import Child
 
 Progress = Callable[[str], None]
 
@@ -87,12 +89,21 @@ def own(demo: str, packages: Sequence[str | os.PathLike[str]]) -> dict[str, Mapp
     return {argument: models}
 
 
+def architectures() -> dict[str, Model]:
+    """What the workbench offers: models whose weights a package provides, then every known name."""
+    from edgetx import exporters
+
+    names = [name for each in exporters.architectures() for name in each.presets]
+    return {**UPSCALERS, **{name: Model(name, pretrained=False) for name in names}}
+
+
 class Store:
     """Packages by model and precision, each made once; a context manager that removes them.
 
     Args:
         upscalers, classifiers, detectors: what the pages offer, by the name that they show.
         examples: a folder whose files the pages offer as examples, instead of their own.
+        architectures: what the workbench offers; by default `architectures()`, which imports PyTorch.
     """
 
     def __init__(
@@ -102,15 +113,18 @@ class Store:
         classifiers: Mapping[str, Model] = CLASSIFIERS,
         detectors: Mapping[str, Model] = DETECTORS,
         examples: Path | None = None,
+        architectures: Mapping[str, Model] | None = None,
     ) -> None:
         self.upscalers, self.classifiers, self.detectors = upscalers, classifiers, detectors
         self.examples = examples
+        self._architectures = architectures
         self._root = tempfile.TemporaryDirectory(prefix="edgetx-demo-")
         self.folder = Path(self._root.name)
         self.packages = self.folder / "packages"
         self.packages.mkdir()
         self._lock = threading.Lock()
         self._uploads: dict[str, None] = {}
+        self._children: set[Child] = set()
 
     def __enter__(self) -> Store:
         return self
@@ -121,8 +135,34 @@ class Store:
         self.close()
 
     def close(self) -> None:
-        """Remove every package."""
+        """End what still runs, and remove every package."""
+        for child in list(self._children):
+            child.close()
         self._root.cleanup()
+
+    @property
+    def architectures(self) -> Mapping[str, Model]:
+        """See the class."""
+        if self._architectures is None:
+            self._architectures = architectures()
+        return self._architectures
+
+    @contextmanager
+    def place(self) -> Iterator[Path]:
+        """A folder for one run, removed at its end."""
+        (self.folder / "runs").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder / "runs", ignore_cleanup_errors=True) as name:
+            yield Path(name)
+
+    @contextmanager
+    def watched(self, child: Child) -> Iterator[Child]:
+        """A process that ends with the block, or with the store if that is first."""
+        self._children.add(child)
+        try:
+            with child:
+                yield child
+        finally:
+            self._children.discard(child)
 
     def package(self, model: Model, precision: str, progress: Progress) -> Package:
         """The package of an offered model; one that was there already has the precision that it has.

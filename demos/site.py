@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +14,7 @@ import gradio as gr
 from PIL import Image, UnidentifiedImageError
 
 from edgetx import samples
+from edgetx.demos import uploads
 from edgetx.demos.models import Store
 from edgetx.errors import EdgetxError, InputError, UnavailableError
 from edgetx.images import READABLE as PICTURES
@@ -35,8 +38,9 @@ KEPT_SECONDS = 600
 CSS = """
 .gradio-container { max-width: 72rem !important; margin: 0 auto; }
 .facts table { width: 100%; }
-.facts thead { display: none; }
-.facts td { word-break: normal !important; overflow-wrap: break-word; }
+.facts thead:not(:has(th:not(:empty))) { display: none; }
+.facts th { word-break: normal !important; }
+.facts td { word-break: normal !important; overflow-wrap: anywhere; }
 .facts td:first-child { width: 10rem; }
 .space, .space > div { padding: 0 !important; }
 .space iframe { display: block; width: 100%; height: min(75vh, 40rem); color-scheme: light;
@@ -47,7 +51,11 @@ CSS = """
 .stages div:nth-child(3n+2) { text-align: right; }
 .stages i { display: block; height: 0.8rem; min-width: 1px; border-radius: 2px;
   background: var(--primary-500); }
-@media (max-width: 40rem) { .gradio-container { padding: 0.5rem !important; } }
+@media (max-width: 40rem) {
+  .gradio-container { padding: 0.5rem !important; }
+  .facts td, .facts th { padding: 0.3rem 0.4rem !important; font-size: 0.85rem; }
+  .facts td:first-child { width: auto; overflow-wrap: break-word; }
+}
 """
 
 
@@ -69,6 +77,7 @@ def launch(
         InputError: the port is taken.
     """
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    uploads.tidy()
     built.queue(max_size=QUEUE, default_concurrency_limit=1)
     try:
         built.launch(
@@ -151,18 +160,32 @@ def check_sweep(path: str | None) -> str:
 
 def shown(function: Callable[..., T]) -> Callable[..., T]:
     """Show edgetx's own errors on the page as their one line, with names of files instead of paths."""
+    if inspect.isgeneratorfunction(function):
+
+        @functools.wraps(function)
+        def stream(*arguments: Any, **options: Any) -> Any:
+            with _as_text(arguments):
+                yield from function(*arguments, **options)
+
+        return stream
 
     @functools.wraps(function)
     def wrapper(*arguments: Any, **options: Any) -> T:
-        try:
+        with _as_text(arguments):
             return function(*arguments, **options)
-        except EdgetxError as error:
-            text = str(error)
-            for path in (each for each in arguments if isinstance(each, str) and each.startswith("/")):
-                text = text.replace(path, Path(path).name)
-            raise gr.Error(text, duration=None, print_exception=False, title="Not done") from None
 
     return wrapper
+
+
+@contextmanager
+def _as_text(arguments: Sequence[Any]) -> Iterator[None]:
+    try:
+        yield
+    except EdgetxError as error:
+        text = str(error)
+        for path in (each for each in arguments if isinstance(each, str) and each.startswith("/")):
+            text = text.replace(path, Path(path).name)
+        raise gr.Error(text, duration=None, print_exception=False, title="Not done") from None
 
 
 def facts(rows: Mapping[str, str]) -> str:

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,8 +12,8 @@ from typing import Any
 import msgspec
 
 from edgetx.core import Target, TensorSpec
-from edgetx.errors import EdgetxError, InputError
-from edgetx.sweeps.isolation import GRACE, Outcome
+from edgetx.errors import InputError
+from edgetx.sweeps.isolation import serve
 from edgetx.sweeps.plan import Accuracy, Export, Measure, Quantize, feeds
 
 Progress = Callable[[str], None]
@@ -148,44 +144,5 @@ def _run(task: Run, progress: Progress) -> Any:
         return asyncio.run(remote.measure(registry.get(name), request, progress)).result
 
 
-def _watch() -> None:
-    """End this process when its parent is gone: first politely, so that workers and devices are let go."""
-    while os.read(0, 1):
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(GRACE)
-    if hasattr(os, "killpg"):
-        os.killpg(os.getpid(), signal.SIGKILL)
-    os._exit(1)
-
-
-def main(folder: Path) -> None:
-    """Do the task of a folder and leave `answer.json` there."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    threading.Thread(target=_watch, daemon=True).start()
-    # What libraries print must not look like a step.
-    steps, sys.stdout = sys.stdout, sys.stderr
-
-    def tell(step: str) -> None:
-        print(step, file=steps, flush=True)
-
-    try:
-        outcome = Outcome(status="done", answer=do(_task(folder), tell))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except EdgetxError as error:
-        outcome = Outcome(status="failed", error=str(error))
-    except Exception as error:
-        outcome = Outcome(status="failed", error=f"unexpected {type(error).__name__}: {error}")
-    draft = folder / "answer.json.new"
-    draft.write_bytes(msgspec.json.encode(outcome))
-    draft.replace(folder / "answer.json")
-
-
-def _task(folder: Path) -> Task:
-    task: Task = msgspec.json.decode((folder / "task.json").read_bytes(), type=Task)
-    return task
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), Task, do)

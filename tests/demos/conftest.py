@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import struct
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,6 +131,10 @@ def store(detectors: dict[str, Path]) -> Iterator[Store]:
         upscalers={"tiny x2": Model(TINY, pretrained=False)},
         classifiers={"tiny Swin": Model(TINY_CLASSIFIER, pretrained=False)},
         **own("points", [detectors["split"], detectors["whole"]]),
+        architectures={
+            "tiny Swin": Model(TINY_CLASSIFIER, pretrained=False),
+            "tiny x2, trained": Model("resource:tiny/x2.pth"),
+        },
     ) as store:
         yield store
 
@@ -140,6 +146,23 @@ def small(tmp_path_factory: pytest.TempPathFactory, photograph: Path) -> Path:
 
     path = tmp_path_factory.mktemp("pictures") / "cat.png"
     Image.open(photograph).resize((48, 32)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def huge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A PNG whose header says 30,000 x 30,000, complete, of one bit per pixel."""
+    path = tmp_path_factory.mktemp("pictures") / "huge.png"
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    deflate = zlib.compressobj(9)
+    rows = b"".join(deflate.compress(bytes(3751)) for _ in range(30_000)) + deflate.flush()
+    header = struct.pack(">IIBBBBB", 30_000, 30_000, 1, 0, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    )
     return path
 
 

@@ -70,6 +70,15 @@ def test_text_named_png(tab: Any, tmp_path: Path) -> None:
     opened.sees("is not an image that Pillow can read")
 
 
+def test_picture_of_30000_by_30000(tab: Any, huge: Path) -> None:
+    opened = tab("upscale")
+    opened.sees("Upscale a picture")
+    opened.upload(huge)
+    opened.page.locator("img").first.wait_for(state="attached")
+    opened.press("Upscale")
+    opened.sees("the picture is too large")
+
+
 @pytest.mark.parametrize("content", [b"PK\x03\x04" + bytes(1000), pickle.dumps({"params": print})])
 def test_checkpoint_that_is_none(tab: Any, small: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "model.pth").write_bytes(content)
