@@ -79,6 +79,8 @@ def serve(
     """
     if name not in NAMES:
         raise InputError(f"unknown demo {name!r}; accepted: {', '.join(NAMES)}")
+    if examples is not None and name == "workbench":
+        raise InputError("workbench has no examples; leave out --examples")
     from edgetx.demos.models import Store, own
 
     if threading.current_thread() is threading.main_thread():

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import edgetx
+from edgetx import demos
 
 FRAMEWORKS = ("torch", "torchvision", "timm", "transformers", "onnx", "onnx_ir", "onnxscript")
 HEAVY = (*FRAMEWORKS, "PIL", "msgspec", "numpy", "onnxruntime", "rich", "typer")
@@ -23,7 +24,7 @@ FOLDERS = {
     "exporters": "edgetx.exporters",
     "runtimes": "edgetx.runtimes",
 }
-DEMO_PAGES = ("edgetx.demos.site", "edgetx.demos.classify", "edgetx.demos.upscale")
+DEMO_PAGES = tuple(f"edgetx.demos.{name}" for name in ("site", *demos.NAMES))
 """They import Gradio, which is an extra of its own."""
 EXPORT_SIDE = (
     "_torchvision",
@@ -228,6 +229,7 @@ def test_wheel_runs_packages_in_a_bare_environment(
 BARE = """
 import ctypes, json, sys
 import edgetx
+from edgetx import demos
 from edgetx import capi
 
 library = ctypes.CDLL(str(capi.library()))

@@ -169,6 +169,8 @@ def test_examples(store: Store, detectors: dict[str, Path], tmp_path: Path) -> N
         offered = [Path(path) for path in points.sweeps(own)]
         assert [path.name for path in offered] == [f"{n:02}.BIN" for n in range(site.MOST_EXAMPLES)]
         assert all(path.parent == own.folder / "examples" for path in offered)
+    with pytest.raises(InputError, match="workbench has no examples"):
+        demos.serve("workbench", examples=tmp_path)
     with Store(examples=tmp_path / "none") as own, pytest.raises(InputError, match="is no folder"):
         points.sweeps(own)
 
