@@ -42,6 +42,7 @@ EXPORT_SIDE_OF_AN_OPERATOR = (
     "bodies",
     "builder",
     "definition",
+    "quick_kernel",
     "stable_sort",
     "translation",
     "triton_kernel",
