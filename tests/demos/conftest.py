@@ -178,8 +178,9 @@ def served(store: Store) -> Iterator[dict[str, str]]:
         page.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Chromium, for one module: Playwright keeps an event loop running in this thread."""
     sync = pytest.importorskip("playwright.sync_api", reason="the pages are driven by playwright")
     chromium = shutil.which("chromium")
     if chromium is None:
