@@ -74,7 +74,7 @@ def test_arguments_are_those_of_the_launcher() -> None:
             "p" if name in POINTERS | INDICES else "f" if name in FLOATS else "i" for name in names
         )
 
-    native = (ROOT / "tests/native/launch_test.cc").read_text()
+    native = (ROOT / "tests/native/fake/cases.h").read_text()
     for function in (window.window_attention_kernel, group.group_attention_kernel, group.chain_kernel):
         assert f'"{kinds(function)}"' in native
 
