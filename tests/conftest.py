@@ -80,8 +80,9 @@ def classifier(tmp_path: Path) -> Path:
     from onnx import TensorProto, helper
 
     from edgetx.core import IOSpec, SymbolRange, TensorSpec
-    from edgetx.package import Case, IOEntry, Manifest, create
+    from edgetx.package import Case, create
     from edgetx.processors import ImageClassification, to_dict
+    from tests.manifests import manifest
 
     nodes = [
         helper.make_node("ReduceMean", ["image", "axes"], ["means"], keepdims=0),
@@ -110,19 +111,7 @@ def classifier(tmp_path: Path) -> Path:
     with create(tmp_path / "classifier") as draft:
         onnx.save(model, draft.model_path)
         draft.save_golden([Case({"image": image}, {"logits": image.mean((2, 3)) / 2})])
-        draft.seal(
-            Manifest(
-                name="classifier",
-                edgetx_version="0",
-                created="2026-01-01T00:00:00+00:00",
-                architecture="generic",
-                source="tests",
-                weights="random",
-                io=IOEntry.of(io),
-                opset=20,
-                processor=to_dict(processor),
-            )
-        )
+        draft.seal(manifest("classifier", io, processor=to_dict(processor)))
         return draft.publish().path
 
 

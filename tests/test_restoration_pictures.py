@@ -23,9 +23,10 @@ import edgetx  # noqa: E402
 from edgetx.cli import app  # noqa: E402
 from edgetx.core import IOSpec, SymbolRange, TensorSpec  # noqa: E402
 from edgetx.errors import InputError  # noqa: E402
-from edgetx.package import Case, IOEntry, Manifest, create  # noqa: E402
+from edgetx.package import Case, create  # noqa: E402
 from edgetx.processors import ImageRestoration, to_dict  # noqa: E402
 from edgetx.restoration import Restorer, memory  # noqa: E402
+from tests.manifests import manifest  # noqa: E402
 
 RANDOM = np.random.default_rng(0)
 
@@ -69,13 +70,7 @@ def doubler(tmp_path: Path) -> Any:
         with create(tmp_path / f"x2_{channels}_{value_range:g}") as draft:
             onnx.save(model, draft.model_path)
             draft.save_golden([Case({"image": image}, {"restored": image.repeat(2, 2).repeat(2, 3)})])
-            draft.seal(
-                Manifest(
-                    name="doubler", edgetx_version="0", created="2026-01-01T00:00:00+00:00", opset=20,
-                    architecture="generic", source="tests", weights="random", io=IOEntry.of(io),
-                    processor=to_dict(processor),
-                )
-            )  # fmt: skip
+            draft.seal(manifest("doubler", io, processor=to_dict(processor)))
             return draft.publish().path
 
     return make

@@ -13,8 +13,9 @@ import pytest
 from edgetx import capi
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.errors import UnavailableError
-from edgetx.package import Case, IOEntry, Manifest, Package, create
+from edgetx.package import Case, Package, create
 from edgetx.processors import ImageRestoration, to_dict
+from tests.manifests import manifest
 
 spec = importlib.util.spec_from_file_location("capi_binding", Path(__file__).with_name("binding.py"))
 assert spec is not None and spec.loader is not None
@@ -90,17 +91,7 @@ def upscaler(tmp_path: Path) -> Callable[..., Path]:
             image = np.zeros((1, 3, 8, 8), np.float32)
             draft.save_golden([Case({"image": image}, {"restored": np.zeros((1, 3, 16, 16), np.float32)})])
             draft.seal(
-                Manifest(
-                    name=name,
-                    edgetx_version="0",
-                    created="2026-01-01T00:00:00+00:00",
-                    architecture="generic",
-                    source="tests",
-                    weights="random",
-                    io=IOEntry.of(io),
-                    opset=20,
-                    processor=to_dict(ImageRestoration(scale=2, value_range=value_range)),
-                )
+                manifest(name, io, processor=to_dict(ImageRestoration(scale=2, value_range=value_range)))
             )
             published: Package = draft.publish()
             return published.path

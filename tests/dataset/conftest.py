@@ -7,8 +7,9 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
-from edgetx.package import Case, IOEntry, Manifest, create
+from edgetx.package import Case, create
 from edgetx.processors import ImageClassification, ImageRestoration, to_dict
+from tests.manifests import manifest
 
 TOY = """
 import torch
@@ -50,17 +51,7 @@ def write(folder, nodes, constants, io, processor, source, case):
         onnx.save(model, draft.model_path)
         draft.save_golden([case])
         draft.seal(
-            Manifest(
-                name=folder.name,
-                edgetx_version="0",
-                created="2026-01-01T00:00:00+00:00",
-                architecture="generic",
-                source=source,
-                weights="in-memory",
-                io=IOEntry.of(io),
-                opset=20,
-                processor=to_dict(processor),
-            )
+            manifest(folder.name, io, source=source, weights="in-memory", processor=to_dict(processor))
         )
         return draft.publish().path
 

@@ -57,8 +57,9 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     import onnx
 
     from edgetx.core import IOSpec, SymbolRange, TensorSpec
-    from edgetx.package import IOEntry, Manifest, StageEntry, create
+    from edgetx.package import IOEntry, StageEntry, create
     from edgetx.processors import PointCloudDetection, to_dict
+    from tests.manifests import manifest
 
     def model(inputs: str, outputs: str, body: str) -> onnx.ModelProto:
         return onnx.parser.parse_model(
@@ -105,20 +106,7 @@ def detectors(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 StageEntry(name=stage, file=f"stages/{stage}.onnx", io=IOEntry.of(part_io))
                 for stage, (part_io, _) in chosen.items()
             ]
-            draft.seal(
-                Manifest(
-                    name=name,
-                    edgetx_version="0",
-                    created="2026-01-01T00:00:00+00:00",
-                    architecture="generic",
-                    source="tests",
-                    weights="random",
-                    io=IOEntry.of(io),
-                    opset=20,
-                    processor=to_dict(processor),
-                    stages=tuple(entries),
-                )
-            )
+            draft.seal(manifest(name, io, processor=to_dict(processor), stages=tuple(entries)))
             paths[name] = draft.publish().path
     return paths
 

@@ -32,8 +32,9 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from onnx import TensorProto, helper
 
     from edgetx.core import IOSpec, SymbolRange, TensorSpec
-    from edgetx.package import Case, IOEntry, Manifest, create
+    from edgetx.package import Case, create
     from edgetx.processors import PointCloudDetection, to_dict
+    from tests.manifests import manifest
 
     def constant(name: str, values: object) -> onnx.TensorProto:
         return onnx.numpy_helper.from_array(np.asarray(values), name)
@@ -104,17 +105,5 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with create(tmp_path_factory.mktemp("packages") / "detector") as draft:
         onnx.save(model, draft.model_path)
         draft.save_golden([Case({"points": points}, outputs)])
-        draft.seal(
-            Manifest(
-                name="detector",
-                edgetx_version="0",
-                created="2026-01-01T00:00:00+00:00",
-                architecture="generic",
-                source="tests",
-                weights="random",
-                io=IOEntry.of(io),
-                opset=20,
-                processor=to_dict(processor),
-            )
-        )
+        draft.seal(manifest("detector", io, processor=to_dict(processor)))
         return draft.publish().path

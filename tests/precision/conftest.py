@@ -12,7 +12,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from edgetx.core import IOSpec, TensorSpec
-from edgetx.package import Case, IOEntry, Manifest, Package, create
+from edgetx.package import Case, Package, create
+from tests.manifests import manifest
 
 TYPES = {"float32": TensorProto.FLOAT, "int64": TensorProto.INT64}
 
@@ -53,19 +54,7 @@ def pack(tmp_path: Path) -> Callable[..., Package]:
         with create(tmp_path / "hand.edgetx") as draft:
             onnx.save(model, draft.model_path)
             draft.save_golden([Case(inputs, answers)])
-            draft.seal(
-                Manifest(
-                    name="hand",
-                    edgetx_version="0",
-                    created="2026-01-01T00:00:00+00:00",
-                    architecture="generic",
-                    source="tests",
-                    weights="random",
-                    io=IOEntry.of(io),
-                    opset=20,
-                    precision=precision,
-                )
-            )
+            draft.seal(manifest("hand", io, precision=precision))
             return draft.publish()
 
     return make

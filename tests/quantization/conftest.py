@@ -16,8 +16,9 @@ from PIL import Image
 
 from edgetx import processors
 from edgetx.core import IOSpec, Processor, SymbolRange, TensorSpec
-from edgetx.package import Case, IOEntry, Manifest, Package, create
+from edgetx.package import Case, Package, create
 from edgetx.processors import ImageClassification, ImageRestoration
+from tests.manifests import manifest
 
 Nodes = Sequence[onnx.NodeProto]
 
@@ -48,18 +49,15 @@ def pack(
         onnx.save(model, draft.model_path)
         if golden:
             draft.save_golden([Case(inputs, dict(zip(names, session.run(names, dict(inputs)), strict=True)))])
-        manifest = Manifest(
-            name="hand",
-            edgetx_version="0",
-            created="2026-01-01T00:00:00+00:00",
-            architecture="generic",
-            source="tests",
-            weights=weights,  # type: ignore[arg-type]
-            io=IOEntry.of(io),
-            opset=opset,
-            processor=None if processor is None else processors.to_dict(processor),
+        draft.seal(
+            manifest(
+                "hand",
+                io,
+                weights=weights,
+                opset=opset,
+                processor=None if processor is None else processors.to_dict(processor),
+            )
         )
-        draft.seal(manifest)
         return draft.publish()
 
 

@@ -24,10 +24,11 @@ from edgetx import cli, runtimes
 from edgetx.core import IOSpec, SymbolRange, Target, TensorSpec
 from edgetx.engines import Cache, Request
 from edgetx.errors import EdgetxError, InputError, UnavailableError
-from edgetx.package import IOEntry, Manifest, Package, StageEntry, create
+from edgetx.package import IOEntry, Package, StageEntry, create
 from edgetx.profiles import Range
 from edgetx.runtimes.nvidia import cuda, library
 from edgetx.runtimes.tensorrt_rtx import COMPUTE, TensorRTRTXRuntime, parse_compute
+from tests.manifests import manifest
 
 RUNTIME = TensorRTRTXRuntime()
 needs_wheel = pytest.mark.skipif(
@@ -77,11 +78,7 @@ def write(
             output = TensorSpec("y0" if index == len(stages or {}) - 1 else f"t{index}", "float32", ("n", 4))
             io = IOSpec(IO.inputs, (output,), IO.symbols)
             entries.append(StageEntry(name=name, file=f"stages/{name}.onnx", io=IOEntry.of(io), operators={}))
-        manifest = Manifest(
-            name="small", edgetx_version="0", created="2026-01-01T00:00:00+00:00", architecture="generic",
-            source="tests", weights="random", io=IOEntry.of(IO), opset=20, stages=tuple(entries),
-        )  # fmt: skip
-        draft.seal(manifest)
+        draft.seal(manifest("small", IO, stages=tuple(entries)))
         return draft.publish()
 
 

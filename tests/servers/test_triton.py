@@ -20,9 +20,10 @@ from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.engines import Cache, model_digest
 from edgetx.errors import EdgetxError, InputError, UnavailableError
 from edgetx.ops import library, plugin
-from edgetx.package import MANIFEST, Case, FileEntry, IOEntry, Manifest, Package, StageEntry, amend, create
+from edgetx.package import MANIFEST, Case, FileEntry, Package, StageEntry, amend, create
 from edgetx.profiles import Range
 from edgetx.servers import Entry, Instances, parse_instances, parse_versions, pbtxt, repository
+from tests.manifests import manifest
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper  # noqa: E402
@@ -70,19 +71,7 @@ def make(tmp_path: Path) -> Make:
             )
             if cases:
                 draft.save_golden([Case(*each) for each in cases])
-            draft.seal(
-                Manifest(
-                    name="toy",
-                    edgetx_version="0",
-                    created="2026-01-01T00:00:00+00:00",
-                    architecture="generic",
-                    source="tests",
-                    weights="random",
-                    io=IOEntry.of(IOSpec(tuple(inputs), tuple(outputs), symbols or {})),
-                    opset=20,
-                    **fields,
-                )
-            )
+            draft.seal(manifest("toy", IOSpec(tuple(inputs), tuple(outputs), symbols or {}), **fields))
             return draft.publish()
 
     return package
