@@ -396,6 +396,14 @@ def test_run_on_bad_input(classifier, given, message):
     assert message in result.stderr and not result.stdout
 
 
+@pytest.mark.parametrize("option", [(), ("--max-memory", "256M"), ("--format", "kitti")])
+def test_run_on_no_package(tmp_path, option):
+    """Whatever the options are for, the package is what is missing."""
+    result = invoke("run", tmp_path / "gone.edgetx", "cat.png", *option)
+    assert result.exit_code == 2
+    assert "gone.edgetx does not exist; give the folder" in " ".join(result.stderr.split())
+
+
 def test_run_says_what_does_not_fit(classifier, tmp_path):
     np.save(tmp_path / "x.npy", np.zeros((1, 3, 9, 8), np.float32))
     result = invoke("run", classifier, tmp_path / "x.npy")

@@ -33,17 +33,6 @@ class Settings:
     check_seams: bool
 
 
-def restores(package: Path) -> bool:
-    """Whether a package gives back pictures; False also for what is no package, which fails later."""
-    from edgetx.package import Package
-    from edgetx.processors import ImageRestoration
-
-    try:
-        return isinstance(Package.open(package, check=False).processor, ImageRestoration)
-    except EdgetxError:
-        return False
-
-
 def run(
     package: Path,
     inputs: list[str],

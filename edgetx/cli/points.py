@@ -93,17 +93,6 @@ def _record(file: Path, sweep: Sweep, package: Package) -> dict[str, Any]:
     }
 
 
-def detects(package: Path) -> bool:
-    """Whether a package finds boxes in sweeps; False also for what is no package, which fails later."""
-    from edgetx.package import Package
-    from edgetx.processors import PointCloudDetection
-
-    try:
-        return isinstance(Package.open(package, check=False).processor, PointCloudDetection)
-    except EdgetxError:
-        return False
-
-
 def run(
     package: Path,
     inputs: list[str],

@@ -107,7 +107,10 @@ def run(
 ) -> None:
     """Run a package on images or arrays (prints predictions), pictures (restores) or sweeps (finds boxes)."""
     import edgetx
+    from edgetx.processors import ImageRestoration, PointCloudDetection
 
+    processor = edgetx.Package.open(package, check=False).processor
+    detects = isinstance(processor, PointCloudDetection)
     target = Target(
         device=device,
         threads=threads,
@@ -117,12 +120,12 @@ def run(
     )
     for_pictures = any((tile, halo, max_memory, mask, check_seams))
     for_points = points.Settings(format_, bev, viewer, show, color, score_threshold, all_points, calib)
-    if for_points.given and not points.detects(package):
+    if for_points.given and not detects:
         raise InputError(
             "--format, --bev, --viewer, --show, --color, --score-threshold, --all-points and --calib are for "
             f"sweeps through a detection package, which {package} is not"
         )
-    if pictures.restores(package) and not any(_is_tensor(text) for text in inputs):
+    if isinstance(processor, ImageRestoration) and not any(_is_tensor(text) for text in inputs):
         settings = pictures.Settings(tile, halo, batch, blend, max_memory, mask, check_seams)
         pictures.run(
             package, inputs, output, settings, runtime=runtime, target=target, force=force, json=json
@@ -133,7 +136,7 @@ def run(
             "--tile, --halo, --max-memory, --mask and --check-seams are for pictures through a restoration "
             f"package; {package} is run on {' '.join(inputs)}"
         )
-    if points.detects(package) and not any(_is_named(text) or text.endswith(".npz") for text in inputs):
+    if detects and not any(_is_named(text) or text.endswith(".npz") for text in inputs):
         points.run(
             package, inputs, output, for_points, runtime=runtime, target=target, force=force, json=json
         )
