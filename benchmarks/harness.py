@@ -82,7 +82,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     feeds.save(inputs, reference.samples[0])
     spec = EngineSpec(name="engine", kind="onnx", path=str(model), model="model", inputs=str(inputs))
     gap = _against_bare_loop(spec, threads, runs, rounds, progress)
-    found, quiet, report = _detection(spec, threads, max(20, runs // 5), progress)
+    found, quiet, took, report = _detection(spec, threads, max(20, runs // 5), progress)
     goals = [
         Goal(
             what="a query of single-stream, no model",
@@ -106,8 +106,9 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     ]
     notes = [
         f"Timing one run of no model takes {loop_ns:.0f} ns.",
-        f"A try: {significance.ROUNDS} alternating rounds of {max(20, runs // 5)} runs, each engine in its "
-        "own process; the slowdown is computing for 10 % of the time that each run took, injected in the "
+        f"A try: {significance.ROUNDS} alternating rounds of {max(20, runs // 5)} runs or more until it is "
+        f"settled ({statistics.median(took):.0f} in the middle, {max(took)} at most), each engine in its own "
+        "process; the slowdown is computing for 10 % of the time that each run took, injected in the "
         f"worker. A regression is p < {significance.ALPHA:g} and more than {significance.THRESHOLD:.0%}.",
     ]
     return Record(title=TITLE, reports={"the last try": report}, goals=goals, notes=notes)
@@ -159,12 +160,18 @@ def _detection(spec: EngineSpec, threads: int, runs: int, progress: Progress):  
     same = msgspec.structs.replace(spec, name="the same")
     slow = msgspec.structs.replace(spec, name="10 % slower", slowed=0.10)
     found = quiet = 0
+    took: list[int] = []
     for number in range(TRIES):
         progress(f"detection, try {number + 1} of {TRIES}")
         report = compare(
-            [spec, same, slow], threads=threads, runs=runs * significance.ROUNDS, rounds=significance.ROUNDS
+            [spec, same, slow],
+            threads=threads,
+            runs=runs * significance.ROUNDS,
+            rounds=significance.ROUNDS,
+            threshold=significance.THRESHOLD,
         )
+        took.append(report.scenario.rounds)
         base = report["engine"].rounds_ns
         found += significance.paired(base, report["10 % slower"].rounds_ns).regression
         quiet += not significance.paired(base, report["the same"].rounds_ns).regression
-    return found, quiet, report
+    return found, quiet, took, report

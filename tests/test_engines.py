@@ -23,6 +23,7 @@ from edgetx.engines.lock import lock
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
 from edgetx.package import FileEntry, IOEntry, Package, ProfileEntry
 from edgetx.profiles import Profile, Range
+from tests.processes import running
 
 KEY = {"model": "1", "compute": "8.6", "engine": "Toy 1"}
 
@@ -324,7 +325,7 @@ def test_a_child_ends_with_an_interrupt(module: Callable[[str], str], tmp_path: 
 
     with pytest.raises(KeyboardInterrupt):
         child.run(name, {"file": str(tmp_path / "pid")}, seconds=20, progress=interrupt)
-    assert not _alive(int((tmp_path / "pid").read_text()))
+    assert not running(int((tmp_path / "pid").read_text()))
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
@@ -350,17 +351,10 @@ def test_a_child_whose_parent_is_killed_removes_its_draft(
     parent.kill()
     parent.communicate()
     end = time.monotonic() + 10
-    while (_alive(pid) or draft.exists()) and time.monotonic() < end:
+    while (running(pid) or draft.exists()) and time.monotonic() < end:
         time.sleep(0.05)
-    assert not _alive(pid)
+    assert not running(pid)
     assert not draft.exists()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _pictures(package: Package, **changes: Any) -> Package:

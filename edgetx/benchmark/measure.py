@@ -40,6 +40,7 @@ def bench(
     rounds: int = 5,
     seconds: float | None = None,
     warmup: int = 3,
+    threshold: float | None = None,
     loads: Sequence[Load | dict[str, Any]] = (),
     profile: bool = False,
     time_limit: float = TIME_LIMIT,
@@ -62,8 +63,8 @@ def bench(
         stages: where a package has stages, also run them one after the other and time each.
         threads: worker threads, or several counts to compare; default `target.threads`, and where that is 0
             the available physical cores.
-        runs, rounds, seconds, warmup, loads, profile, time_limit, progress: as in `compare`; `loads` also
-            as dictionaries of their fields.
+        runs, rounds, seconds, warmup, threshold, loads, profile, time_limit, progress: as in `compare`;
+            `loads` also as dictionaries of their fields.
 
     Raises:
         InputError: an unknown runtime, or an option out of range.
@@ -130,6 +131,7 @@ def bench(
             rounds=rounds,
             seconds=seconds,
             warmup=warmup,
+            threshold=threshold,
             loads=msgspec.convert(list(loads), list[Load]),
             profile=profile,
             time_limit=time_limit,

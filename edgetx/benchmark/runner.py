@@ -12,6 +12,7 @@ from time import monotonic
 import msgspec
 
 from edgetx import __version__
+from edgetx.benchmark import significance
 from edgetx.benchmark.loads import Load
 from edgetx.benchmark.machine import MachineRecord, available_cores, load_average
 from edgetx.benchmark.process import WorkerProcess
@@ -24,6 +25,8 @@ WARMUP_MAX_RUNS = 100
 WARMUP_SECONDS = 10.0
 MAX_RUNS_PER_ROUND = 1000
 PROFILE_RUNS = 10
+STEP = 10
+"""Rounds between two looks at whether a comparison is settled."""
 TIME_LIMIT = 3600.0
 """Seconds that one step of one engine may take."""
 
@@ -39,6 +42,7 @@ def compare(
     rounds: int = 5,
     seconds: float | None = None,
     warmup: int = 3,
+    threshold: float | None = None,
     loads: Sequence[Load] = (),
     profile: bool = False,
     time_limit: float = TIME_LIMIT,
@@ -61,6 +65,9 @@ def compare(
         runs: timed runs per engine and input, spread evenly over `rounds` (rounded up).
         seconds: a wall-clock budget per engine instead of `runs`: rounds go on until it is spent, at least
             one; a round takes the slowest engine `seconds / rounds`, but has at most 1000 runs.
+        threshold: a relative difference, 0.05 is 5 %: after `rounds`, more follow, up to 5 times as many in
+            all, until every engine's ratio to the baseline is settled on one side of it
+            (`significance.Comparison.settled`).
         loads: scenarios that MLPerf LoadGen runs on every engine.
         profile: also run every engine under its own profiler, in a process of its own.
         time_limit: seconds that one step (loading, a round, a scenario) of one engine may take. A scenario
@@ -85,6 +92,11 @@ def compare(
         raise InputError(
             f"accepted: runs >= 1, rounds >= 1, warmup >= 0, threads >= 0, seconds > 0, time_limit > 0; "
             f"given {runs=}, {rounds=}, {warmup=}, {threads=}, {seconds=}, {time_limit=}"
+        )
+    if threshold is not None and (threshold < 0 or rounds < significance.LEAST_PAIRED):
+        raise InputError(
+            f"a comparison takes a threshold of 0 or more and {significance.LEAST_PAIRED} rounds at least; "
+            f"given {threshold=}, {rounds=}"
         )
     if baseline is not None and baseline not in names:
         raise InputError(f"the baseline {baseline!r} is none of the engines {names}")
@@ -112,6 +124,12 @@ def compare(
                 report(f"measuring, round {finished + 1}{limit}")
                 team.round(finished, per_round)
                 finished += 1
+            most = finished * significance.MOST
+            while threshold is not None and finished < most and not team.settled(baseline, threshold):
+                for _ in range(min(STEP, most - finished)):
+                    report(f"measuring, round {finished + 1}, {most} at most: not settled yet")
+                    team.round(finished, per_round)
+                    finished += 1
             team.each(None, lambda worker: worker.finish())
             for load in loads:
                 run = partial(WorkerProcess.run_load, load=load, joules=watch.joules)
@@ -122,7 +140,7 @@ def compare(
                 for worker in team.workers:
                     team.profile(worker, PROFILE_RUNS)
         workers, notes = team.workers, team.notes
-        reference = next((w for w in workers if w.spec.name == baseline), workers[0])
+        reference = team.reference(baseline)
         if baseline is not None and reference.spec.name != baseline:
             notes.append(f"the baseline {baseline!r} failed; ratios are against {reference.spec.name!r}")
         report("computing statistics")
@@ -192,6 +210,19 @@ class _Team:
                 for rail, joules in self._watch.joules().items():
                     used = joules - before.get(rail, joules)
                     worker.joules[rail] = worker.joules.get(rail, 0.0) + used
+
+    def reference(self, baseline: str | None) -> WorkerProcess:
+        """The worker that ratios refer to; the first one where the wished one failed."""
+        return next((each for each in self.workers if each.spec.name == baseline), self.workers[0])
+
+    def settled(self, baseline: str | None, threshold: float) -> bool:
+        """Whether more rounds would change nothing in how any worker compares with the baseline."""
+        reference = self.reference(baseline)
+        return all(
+            significance.paired(reference.rounds, worker.rounds, threshold=threshold).settled
+            for worker in self.workers
+            if worker is not reference
+        )
 
     def profile(self, worker: WorkerProcess, runs: int) -> None:
         """Profile the worker's engine in a process of its own: a profiler slows what it watches."""

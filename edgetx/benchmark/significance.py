@@ -14,7 +14,10 @@ Mann-Whitney test compares their rounds' medians, and cannot tell a slower engin
 `compare` first makes sure that the machines' states agree.
 
 The interval of the ratio comes from a bootstrap over rounds (pairs of rounds where they are interleaved). A
-regression is called when both say so: p below 1 % and a ratio beyond the threshold.
+regression is called when both say so: p below 1 % and a ratio beyond the threshold. How many rounds that
+takes depends on the machine's noise, so whoever interleaves goes on until it is `settled`, within reason.
+What ends it is where the whole interval lies, on either side, and not a small p, which would come about by
+chance if only one looked often enough.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ ALPHA = 0.01
 THRESHOLD = 0.05
 RESAMPLES = 2000
 ROUNDS = 30
+MOST = 5
+"""Times as many rounds as planned, at most, until a comparison is settled."""
 LEAST_PAIRED = 8
 """Rounds at least: with 7 even equal signs have p = 2 / 2**7, above `ALPHA`."""
 LEAST_SEPARATE = 5
@@ -71,6 +76,13 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     def improvement(self) -> bool:
         """B is faster, significantly and by more than the threshold."""
         return self.significant and self.ratio < 1 / (1 + self.threshold)
+
+    @property
+    def settled(self) -> bool:
+        """Whether more rounds would hardly change the verdict: the interval crosses neither threshold."""
+        (low, high), most = self.interval, 1 + self.threshold
+        within = 1 / most < low and high < most
+        return within or (self.significant and (low > most or high < 1 / most))
 
     def verdict(self) -> str:
         """In words."""

@@ -28,7 +28,12 @@ def compare(
     device: options.AnyDevice = "cpu",
     threads: options.Threads = 0,
     runs: Annotated[int, typer.Option("--runs", min=1, help="Of packages: timed runs each.")] = 300,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, help="Of packages: rounds that alternate.")] = 30,
+    rounds: Annotated[
+        int,
+        typer.Option(
+            "--rounds", min=8, help="Of packages: rounds that alternate, at least; up to 5 times as many."
+        ),
+    ] = 30,
     json: options.Json = False,
 ) -> None:
     """Say whether B is slower than A; exit code 1 if it is, significantly and beyond the threshold.
@@ -54,6 +59,7 @@ def compare(
                 stages=False,
                 runs=runs,
                 rounds=rounds,
+                threshold=threshold / 100,
                 progress=progress,
             )
         if report.failures:

@@ -15,9 +15,10 @@ import pytest
 from onnx import TensorProto, helper
 
 import edgetx
-from edgetx.benchmark import BenchReport, EngineSpec, compare, feeds, runner
+from edgetx.benchmark import BenchReport, EngineSpec, compare, feeds, runner, significance
 from edgetx.core import TensorSpec
 from edgetx.errors import BenchmarkError, InputError
+from tests.processes import descendants, running
 
 QUICK = {"threads": 1, "runs": 4, "rounds": 2, "warmup": 1}
 
@@ -306,7 +307,7 @@ def test_ctrl_c_leaves_no_worker_behind(scale):
     try:
         while "measuring" not in parent.stdout.readline():
             assert parent.poll() is None
-        workers = _children(parent.pid)
+        workers = descendants(parent.pid)
         assert workers
         parent.send_signal(signal.SIGINT)
         assert parent.wait(timeout=60) != 0
@@ -314,22 +315,9 @@ def test_ctrl_c_leaves_no_worker_behind(scale):
         parent.kill()
         parent.stdout.close()
     deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+    while any(map(running, workers)):
         assert time.monotonic() < deadline, "a worker outlived its parent"
         time.sleep(0.05)
-
-
-def _children(pid):
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
-            except OSError:
-                continue
-            if parent == str(pid):
-                found.append(int(entry.name))
-    return found
 
 
 def test_the_worker_imports_no_framework():
@@ -415,6 +403,22 @@ def test_an_injected_slowdown_is_there():
     report = compare([steady, slow], threads=1, runs=40, rounds=4, warmup=1)
     # Ten times as long; the machine may be busy, so only the order of magnitude is held.
     assert report["slow"].latency.median > 3 * report["steady"].latency.median
+
+
+def test_rounds_go_on_until_a_comparison_is_settled():
+    """Ten times as long is settled at once; two equal engines hardly ever, for a threshold of nothing."""
+    one, other, slow = (
+        EngineSpec(name=name, kind="null", products=4, slowed=slowed)
+        for name, slowed in (("one", 0.0), ("other", 0.0), ("slow", 9.0))
+    )
+    few = {"threads": 1, "runs": 24, "rounds": 8, "warmup": 1}
+    assert compare([one, slow], threshold=0.5, **few).scenario.rounds == 8
+    report = compare([one, other], threshold=1e-9, **few)
+    found = significance.paired(report["one"].rounds_ns, report["other"].rounds_ns, threshold=1e-9)
+    assert found.settled or report.scenario.rounds == 40
+    assert report.scenario.runs == 3 * report.scenario.rounds == report["one"].latency.count
+    with pytest.raises(InputError, match=r"8 rounds at least; given threshold=0\.05, rounds=5"):
+        compare([one, other], threshold=0.05)
 
 
 def test_threads_and_runtimes_make_one_table(classifier):

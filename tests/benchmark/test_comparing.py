@@ -39,6 +39,16 @@ def test_an_injected_slowdown_is_found_and_no_slowdown_is_not():
         assert significance.paired(*rounds(seed, slower=-0.10)).improvement
 
 
+def test_a_comparison_is_settled_where_its_interval_lies_on_one_side():
+    at_the_threshold = []
+    for seed in range(20):
+        assert significance.paired(*rounds(seed, slower=0.10)).settled
+        assert significance.paired(*rounds(seed)).settled
+        at_the_threshold.append(significance.paired(*rounds(seed, slower=0.05)).settled)
+    # By chance, in one of twenty on either side.
+    assert sum(at_the_threshold) <= 4
+
+
 def test_drift_alone_is_no_difference_where_rounds_are_paired():
     found = significance.paired(*rounds(7, drift=3.0, burst=0.0))
     assert not found.significant and found.interval[0] <= 1 <= found.interval[1]

@@ -31,29 +31,9 @@ if (reason := demos.why_not()) is not None:
 from edgetx.demos import workbench  # noqa: E402
 from edgetx.demos.line import Line, Said  # noqa: E402
 from edgetx.errors import InputError  # noqa: E402
+from tests.processes import descendants, running  # noqa: E402
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
-
-
-def descendants(pid: int) -> dict[int, str]:
-    """Command line by process, of everything that `pid` started and that still runs."""
-    parents: dict[int, tuple[int, str]] = {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text().rpartition(")")[2].split()
-            words = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if stat[0] != "Z":
-            parents[int(folder.name)] = int(stat[1]), words
-    found: dict[int, str] = {}
-    while more := {
-        child: words
-        for child, (parent, words) in parents.items()
-        if child not in found and (parent == pid or parent in found)
-    }:
-        found |= more
-    return found
 
 
 def lines() -> list[int]:
@@ -173,16 +153,16 @@ def test_two_runs_a_closed_tab_and_stop(tab: Any, store: Any) -> None:
         each.sees("From a checkpoint to a package")
         each.press("Run the line")
     first.sees("loading the model")
-    (running,) = lines()
+    (line,) = lines()
     second.sees(r"queue: 1/1")
-    assert lines() == [running]
+    assert lines() == [line]
     first.context.close()
-    until(lambda: running not in lines(), "the line of the closed tab ends")
+    until(lambda: line not in lines(), "the line of the closed tab ends")
     second.sees("loading the model")
-    (running,) = lines()
+    (line,) = lines()
     second.press("Stop")
     second.sees("Nothing of this run is kept")
-    until(lambda: running not in lines(), "the stopped line ends")
+    until(lambda: line not in lines(), "the stopped line ends")
     until(lambda: not list((store.folder / "runs").iterdir()), "its files are removed")
     assert second.problems == []
 
@@ -263,6 +243,6 @@ def test_no_process_is_left(server: Any, tmp_path: Path, ending: str, when: str)
     started = descendants(process.pid)
     process.send_signal(getattr(signal, ending))
     assert process.wait(20) in (0, -signal.SIGKILL)
-    until(lambda: not [pid for pid in started if Path(f"/proc/{pid}").exists()], "every child ends", 15)
+    until(lambda: not any(map(running, started)), "every child ends", 15)
     if ending == "SIGTERM":
         assert not list(tmp_path.glob("edgetx-*"))

@@ -19,6 +19,7 @@ from edgetx.benchmark import BenchReport
 from edgetx.errors import InputError
 from edgetx.sweeps import plan
 from edgetx.sweeps.journal import parse
+from tests.processes import descendants, running
 
 
 def command(*arguments):
@@ -33,16 +34,8 @@ def command(*arguments):
     }
 
 
-def children_of_sweeps() -> list[int]:
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"edgetx.sweeps.child" in words:
-            found.append(int(folder.name))
-    return found
+def children_of_sweeps(pid: int) -> list[int]:
+    return [child for child, words in descendants(pid).items() if "edgetx.sweeps.child" in words]
 
 
 def test_sweep(write, classifier, tmp_path):
@@ -106,37 +99,37 @@ def test_precisions_are_converted_once(write, classifier, tmp_path):
 def test_model_that_hangs_and_process_that_crashes(write, classifier, endless):
     """The first cell never ends; the second is killed by a fault; the third is measured nevertheless."""
     file = write(
-        f'models = ["{endless}", "classifier"]\nshapes = [{{}}, {{batch = 2}}]\n[limits]\ncell = 12',
+        f'models = ["{endless}", "classifier"]\nshapes = [{{}}, {{batch = 2}}]\n[limits]\ncell = 20',
     )
     seen: list[str] = []
 
     def told(line: str) -> None:
         seen.append(line)
         if line == "endless float32 auto batch=2 cpu: replaying the golden inputs of endless":
-            (child,) = children_of_sweeps()
+            (child,) = children_of_sweeps(os.getpid())
             os.kill(child, signal.SIGSEGV)
 
     made = sweeps.sweep(file, progress=told)
     assert [line.status for line in made.cells] == ["timeout", "crashed", "done", "done"]
-    assert made.cells[0].error == "not done after 12 s; it was ended"
+    assert made.cells[0].error == "not done after 20 s; it was ended"
     assert "was killed by signal 11" in made.cells[1].error
-    assert children_of_sweeps() == []
+    assert children_of_sweeps(os.getpid()) == []
 
 
 def test_killed_sweep_leaves_no_process_behind(write, endless):
     file = write(f'models = ["{endless}"]')
     with subprocess.Popen(**command(file)) as process:
         deadline = time.monotonic() + 60
-        while not children_of_sweeps():
+        while not (children := children_of_sweeps(process.pid)):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         with pytest.raises(InputError, match="another process works on the sweep"):
             sweeps.sweep(file)
         process.kill()
     deadline = time.monotonic() + 30
-    while children_of_sweeps() and time.monotonic() < deadline:
+    while any(map(running, children)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert children_of_sweeps() == []
+    assert not any(map(running, children))
 
 
 @pytest.mark.slow
