@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import os
-import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -177,6 +176,8 @@ def propose(counts: Sequence[Counts], *, profiles: int | None = None) -> list[Pr
     Raises:
         InputError: no sweeps, `profiles` below 1, or different symbols.
     """
+    import statistics
+
     if not counts:
         raise InputError("no sweep could be read, so there are no counts to make profiles from")
     if profiles is not None and profiles < 1:

@@ -53,7 +53,9 @@ def verify(
         InputError: no such runtime, device or setting.
         UnavailableError: no runtime, or not the one asked for, can run it here.
     """
-    package = package if isinstance(package, Package) else Package.open(package)
+    if not isinstance(package, Package):
+        package = Package.open(package, check=False)
+        package.check("sha256")
     cases = package.golden()
     try:
         session = load(package, runtime=runtime, target=target, stages=stages)

@@ -1,7 +1,7 @@
 """The engines that run packages; ships as `edgetx.runtimes`.
 
 A new engine is one folder with a `Runtime` and one line in `_TABLE`, which is also the order of preference.
-Importing this imports no engine.
+Importing this imports no engine, and opening a package only the runtimes that are asked before one takes it.
 """
 
 from __future__ import annotations
@@ -10,37 +10,42 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
+from importlib import import_module
 
 from edgetx.core import Runtime, Session, Target
-from edgetx.errors import InputError, PackageError, UnavailableError
+from edgetx.errors import InputError, UnavailableError
 from edgetx.package import Package
 from edgetx.runtimes.chain import Chain
-from edgetx.runtimes.ort import OrtRuntime
-from edgetx.runtimes.tensorrt import TensorRTRuntime
-from edgetx.runtimes.tensorrt_rtx import TensorRTRTXRuntime
 
 __all__ = ["Chain", "get", "load", "runtimes"]
 
 logger = logging.getLogger(__name__)
 
-_TABLE: tuple[Runtime, ...] = (OrtRuntime(), TensorRTRuntime(), TensorRTRTXRuntime())
+_TABLE = {
+    "ort": "edgetx.runtimes.ort:OrtRuntime",
+    "tensorrt": "edgetx.runtimes.tensorrt:TensorRTRuntime",
+    "tensorrt_rtx": "edgetx.runtimes.tensorrt_rtx:TensorRTRTXRuntime",
+}
 
 
 def runtimes() -> dict[str, Runtime]:
     """Every runtime by id, in order of preference, whether or not it is available here."""
-    return {runtime.id: runtime for runtime in _TABLE}
+    return {id: get(id) for id in _TABLE}
 
 
+@cache
 def get(runtime: str) -> Runtime:
     """The runtime of that id.
 
     Raises:
         InputError: there is none.
     """
-    table = runtimes()
-    if runtime not in table:
-        raise InputError(f"unknown runtime {runtime!r}; accepted: {', '.join(table)}")
-    return table[runtime]
+    if runtime not in _TABLE:
+        raise InputError(f"unknown runtime {runtime!r}; accepted: {', '.join(_TABLE)}")
+    module, name = _TABLE[runtime].split(":")
+    made: Runtime = getattr(import_module(module), name)()
+    return made
 
 
 def load(
@@ -62,7 +67,7 @@ def load(
         target: device, threads and the like; None is the CPU with the engine's defaults.
         stages: open the package's stages one by one, each on the first runtime that can run it (or all
             on `runtime`), instead of the whole; gives a `Chain`.
-        check: for a folder, compare the hash of every file with the manifest, while the engine opens the
+        check: for a folder, compare the CRC-32 of every file with the manifest, while the engine opens the
             model; a session is only handed out once they agree.
 
     Raises:
@@ -81,13 +86,13 @@ def load(
 
 
 def _open_checked(opened: Package, open_it: Callable[[], Session]) -> Session:
-    """Open while the files are hashed, which takes as long; a changed file is told, whatever it broke."""
-    problems: list[PackageError] = []
+    """Open while the files are read and checked; a changed file is told, whatever it broke."""
+    problems: list[BaseException] = []
 
     def check() -> None:
         try:
             opened.check()
-        except PackageError as error:
+        except BaseException as error:  # any: a session that was not checked is never handed out
             problems.append(error)
 
     thread = threading.Thread(target=check, name="edgetx-check")
@@ -116,7 +121,7 @@ def _open(opened: Package, chosen: Runtime | None, target: Target) -> Session:
     if chosen is not None:
         return chosen.open(opened, target)
     reasons = []
-    for candidate in _TABLE:
+    for candidate in map(get, _TABLE):
         reason = candidate.why_not(opened, target)
         if reason is None:
             return candidate.open(opened, target)

@@ -11,7 +11,10 @@ A package is written to a hidden folder beside its destination and renamed at th
 holds either the previous package or the complete new one.
 """
 
-from edgetx.package._draft import Draft, amend, create
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 from edgetx.package._entries import (
     ConversionEntry,
     FileEntry,
@@ -26,6 +29,9 @@ from edgetx.package._entries import (
 )
 from edgetx.package._manifest import MANIFEST, MODEL, SCHEMA_VERSION, Manifest
 from edgetx.package._package import GOLDEN, Case, Package
+
+if TYPE_CHECKING:
+    from edgetx.package._draft import Draft, amend, create
 
 __all__ = [
     "GOLDEN",
@@ -49,3 +55,14 @@ __all__ = [
     "amend",
     "create",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What writes a package is loaded on first use: those that run one start without it."""
+    if name not in ("Draft", "amend", "create"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}; it has {', '.join(__all__)}")
+    from edgetx.package import _draft
+
+    value = getattr(_draft, name)
+    globals()[name] = value
+    return value

@@ -16,8 +16,8 @@ import msgspec
 from edgetx.core import DTYPES
 from edgetx.errors import PackageError
 from edgetx.package._entries import FileEntry
-from edgetx.package._manifest import MANIFEST, MODEL, Manifest
-from edgetx.package._package import GOLDEN, Case, Package, sha256
+from edgetx.package._manifest import MANIFEST, MODEL, SCHEMA_VERSION, Manifest
+from edgetx.package._package import GOLDEN, Case, Package
 
 
 def create(output: str | os.PathLike[str], *, force: bool = False) -> Draft:
@@ -112,10 +112,10 @@ class Draft:
                 if file.is_file() and name != MANIFEST and not name.startswith("engines/"):
                     with file.open("rb+") as stream:
                         os.fsync(stream.fileno())
-                    files[name] = FileEntry(sha256=sha256(file), size=file.stat().st_size)
+                    files[name] = FileEntry.of(file)
             if MODEL not in files:
                 raise PackageError(f"the package {self.output} has no {MODEL}; save it to {self.model_path}")
-            sealed = msgspec.structs.replace(manifest, files=files)
+            sealed = msgspec.structs.replace(manifest, schema_version=SCHEMA_VERSION, files=files)
             _write(self.path / MANIFEST, sealed)
         except OSError as error:
             raise self._translate(error) from error

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
 
 from edgetx.core import IOSpec, OutputVerdict, SymbolRange, TensorSpec, Verdict
+from edgetx.package._digests import digests
 from edgetx.profiles import Profile, Range
 
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -62,11 +64,28 @@ class IOEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
         )
 
 
-class FileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """The recorded content of one file."""
+class FileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The recorded content of one file.
+
+    Attributes:
+        sha256: its identity, by which copies, engines and packages made from this one name it.
+        size: in bytes.
+        crc32: finds a damaged copy, several times as fast; None in packages of schema 1.
+    """
 
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
     size: NonNegative
+    crc32: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")] | None = None
+
+    @classmethod
+    def of(cls, file: Path) -> FileEntry:
+        """The entry of a file on disk, read once.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        identity, checksum = digests(file)
+        return cls(sha256=identity, size=file.stat().st_size, crc32=checksum)
 
 
 class OutputVerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

@@ -27,7 +27,8 @@ from edgetx.package._entries import (
 )
 from edgetx.profiles import Profile
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""1 had no CRC-32 of the files; it is read as well."""
 MODEL = "model.onnx"
 MANIFEST = "manifest.json"
 
@@ -63,7 +64,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         files: by path relative to the package, with forward slashes.
     """
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
     name: str
     edgetx_version: str
     created: str
@@ -232,7 +233,7 @@ _ACCEPTED = {
     "dtype": DTYPES,
     "weights": ("pretrained", "checkpoint", "random", "in-memory"),
     "bodies": ("primitive", "attention", "none"),
-    "schema_version": (SCHEMA_VERSION,),
+    "schema_version": tuple(range(1, SCHEMA_VERSION + 1)),
 }
 _MAPPINGS: Mapping[str, Any] = {
     "files": FileEntry,

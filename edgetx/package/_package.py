@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from edgetx import processors
 from edgetx.core import IOSpec, Processor, Verdict
 from edgetx.errors import EdgetxError, InputError, PackageError
+from edgetx.package._digests import crc32, sha256
 from edgetx.package._manifest import MANIFEST, MODEL, Manifest
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgetx.package._entries import FileEntry
     from edgetx.profiles import Profile
 
 GOLDEN = "golden.npz"
@@ -55,7 +56,7 @@ class Package:
 
         Args:
             path: the package's folder.
-            check: compare the SHA-256 of every file with the manifest; without it only sizes are compared.
+            check: compare the CRC-32 of every file with the manifest; without it only sizes are compared.
 
         Raises:
             PackageError: no such folder, not a package, an invalid manifest, or a file that has changed.
@@ -70,7 +71,7 @@ class Package:
                 "`edgetx export` wrote"
             )
         package = cls(folder, Manifest.read(folder / MANIFEST))
-        package.check(hashes=check)
+        package.check("crc32" if check else None)
         return package
 
     @property
@@ -148,17 +149,21 @@ class Package:
         """Bytes of all files, without cached engines."""
         return sum(entry.size for entry in self.manifest.files.values())
 
-    def check(self, *, hashes: bool = True) -> None:
+    def check(self, digest: Literal["crc32", "sha256"] | None = "crc32") -> None:
         """Compare every file with the manifest.
 
+        Args:
+            digest: what is compared beside the sizes. `crc32` finds what goes wrong in copying and storing, and
+                is SHA-256 where the manifest has no CRC-32; `sha256` finds every change; None is sizes alone.
+
         Raises:
-            PackageError: names the file that is missing, or whose size or (with `hashes`) SHA-256 differs.
+            PackageError: names the file that is missing, or whose size or digest differs.
         """
         for name, entry in self.manifest.files.items():
             file = self.path / name
             try:
                 size = file.stat().st_size
-                digest = sha256(file) if hashes and size == entry.size else None
+                difference = _difference(file, entry, digest) if size == entry.size else None
             except OSError as error:
                 raise PackageError(
                     f"package {self.path}: {name} cannot be read ({error.strerror}); copy or export it again"
@@ -168,10 +173,10 @@ class Package:
                     f"package {self.path}: {name} has {size} bytes, the manifest says {entry.size}; "
                     "copy or export it again"
                 )
-            if digest is not None and digest != entry.sha256:
+            if difference is not None:
                 raise PackageError(
-                    f"package {self.path}: {name} has changed since it was written "
-                    f"(SHA-256 {digest[:12]}..., recorded is {entry.sha256[:12]}...); copy or export it again"
+                    f"package {self.path}: {name} has changed since it was written ({difference}); "
+                    "copy or export it again"
                 )
 
     def golden(self) -> list[Case]:
@@ -214,9 +219,13 @@ class Package:
         return [Case(*cases[index]) for index in sorted(cases)]
 
 
-def sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+
+def _difference(file: Path, entry: FileEntry, digest: Literal["crc32", "sha256"] | None) -> str | None:
+    """How the file's digest differs from the recorded one; None if it does not."""
+    if digest is None:
+        return None
+    if digest == "crc32" and entry.crc32 is not None:
+        name, found, recorded = "CRC-32", crc32(file), entry.crc32
+    else:
+        name, found, recorded = "SHA-256", sha256(file), entry.sha256
+    return None if found == recorded else f"{name} {found[:12]}, recorded is {recorded[:12]}"
