@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -22,6 +20,8 @@ def writing(path: Path, *, force: bool = False) -> Iterator[IO[bytes]]:
     Raises:
         InputError: the file exists without `force`, or the folder or disk cannot be written.
     """
+    import tempfile  # here, since a start-up that writes nothing does without it
+
     if path.exists() and not force:
         raise InputError(f"{path} exists; choose another name, or --force to replace it")
     try:
@@ -53,6 +53,8 @@ def replace_folder(draft: Path, final: Path) -> None:
     Raises:
         OSError: `final` is as it was.
     """
+    import shutil
+
     old = draft.with_name(f"{draft.name}.old")
     if final.exists():
         final.rename(old)

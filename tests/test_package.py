@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -152,9 +154,40 @@ def test_a_changed_byte_names_the_file(package: Package, name: str) -> None:
     data = bytearray((package.path / name).read_bytes())
     data[len(data) // 2] ^= 1
     (package.path / name).write_bytes(data)
-    with pytest.raises(PackageError, match=rf"{name} has changed since it was written"):
+    with pytest.raises(PackageError, match=rf"{name} has changed since it was written \(CRC-32 \w{{8}},"):
         Package.open(package.path)
-    Package.open(package.path, check=False)
+    opened = Package.open(package.path, check=False)
+    with pytest.raises(PackageError, match=rf"{name} has changed since it was written \(SHA-256 \w{{12}},"):
+        opened.check("sha256")
+
+
+def test_digests_are_those_of_the_libraries(package: Package) -> None:
+    for name, entry in package.manifest.files.items():
+        data = (package.path / name).read_bytes()
+        assert entry.sha256 == hashlib.sha256(data).hexdigest()
+        assert entry.crc32 == f"{zlib.crc32(data):08x}"
+        assert entry.size == len(data)
+
+
+def test_schema_1_has_sha256_alone(package: Package) -> None:
+    """It is read, amended without a trace of schema 2, and checked."""
+
+    def to_schema_1(raw: Any) -> None:
+        raw["schema_version"] = 1
+        for entry in raw["files"].values():
+            del entry["crc32"]
+
+    edit(package, to_schema_1)
+    opened = Package.open(package.path)
+    amend(opened, opened.manifest.with_profiles([]))
+    raw = json.loads((package.path / "manifest.json").read_text())
+    assert raw["schema_version"] == 1
+    assert all(entry.keys() == {"sha256", "size"} for entry in raw["files"].values())
+    data = bytearray((package.path / "model.onnx.data").read_bytes())
+    data[len(data) // 2] ^= 1
+    (package.path / "model.onnx.data").write_bytes(data)
+    with pytest.raises(PackageError, match=r"model\.onnx\.data has changed since it was written \(SHA-256 "):
+        Package.open(package.path)
 
 
 def test_a_truncated_file_is_found_without_hashing(package: Package) -> None:
@@ -172,7 +205,7 @@ def test_a_missing_file_is_named(package: Package) -> None:
 def test_a_newer_schema_says_what_to_do(package: Package) -> None:
     edit(package, lambda raw: raw.update(schema_version=7, edgetx_version="9.1", unheard_of=1))
     with pytest.raises(
-        PackageError, match=r"schema version 7, written by edgetx 9\.1.*up to version 1.*upgrade"
+        PackageError, match=r"schema version 7, written by edgetx 9\.1.*up to version 2.*upgrade"
     ):
         Package.open(package.path)
 
@@ -205,13 +238,14 @@ def _set(path: str, value: Any) -> Callable[[Any], None]:
         ("name", ..., "missing required field name"),
         ("schema_version", ..., "missing required field schema_version"),
         ("schema_version", "1", "field schema_version: expected int, got str"),
-        ("schema_version", 0, "field schema_version: expected one of 1, got 0"),
+        ("schema_version", 0, "field schema_version: expected one of 1, 2, got 0"),
         ("extra", 1, "unknown field extra"),
         (
             "files/model.onnx/sha256",
             "abc",
             r"field files\['model\.onnx'\]\.sha256: expected str matching regex",
         ),
+        ("files/model.onnx/crc32", "1234567", r"field files\['model\.onnx'\]\.crc32: expected str matching"),
         ("files/model.onnx/size", -1, r"field files\['model\.onnx'\]\.size: expected int >= 0"),
         ("operators/WindowAttention", 0, r"field operators\['WindowAttention'\]: expected int >= 1"),
         ("files/model.onnx", ..., r"field files: model\.onnx is missing"),

@@ -11,7 +11,7 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kSchemaVersion = 1;
+constexpr int64_t kSchemaVersion = 2;
 constexpr const char* kModel = "model.onnx";
 constexpr int64_t kLongestSide = int64_t{1} << 20;  // of a picture that a processor makes
 constexpr const char* kInterpolations[] = {"nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"};
@@ -162,6 +162,14 @@ bool IsInside(const std::string& name) {
   return true;
 }
 
+std::string ParseHex(const Field& field, size_t digits) {
+  const std::string text = field.Text();
+  if (text.size() != digits || text.find_first_not_of("0123456789abcdef") != std::string::npos) {
+    field.Refuse(std::to_string(digits) + " hexadecimal digits");
+  }
+  return text;
+}
+
 std::map<std::string, FileEntry> ParseFiles(const Field& field, const std::string& path) {
   std::map<std::string, FileEntry> files;
   for (const auto& [name, entry] : field.Entries()) {
@@ -172,10 +180,8 @@ std::map<std::string, FileEntry> ParseFiles(const Field& field, const std::strin
     }
     FileEntry file;
     file.size = static_cast<uint64_t>(entry["size"].Integer(0));
-    file.sha256 = entry["sha256"].Text();
-    if (file.sha256.size() != 64 || file.sha256.find_first_not_of("0123456789abcdef") != std::string::npos) {
-      entry["sha256"].Refuse("64 hexadecimal digits");
-    }
+    file.sha256 = ParseHex(entry["sha256"], 64);
+    if (entry.Has("crc32")) file.crc32 = ParseHex(entry["crc32"], 8);
     files.emplace(name, file);
   }
   if (files.count(kModel) == 0) Fail(EDGETX_ERROR_PACKAGE, path + ": field files: model.onnx is missing");

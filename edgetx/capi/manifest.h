@@ -31,6 +31,7 @@ struct SymbolRange {
 
 struct FileEntry {
   std::string sha256;
+  std::string crc32;  // "" in packages of schema 1
   uint64_t size = 0;
 };
 

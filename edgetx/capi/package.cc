@@ -7,6 +7,7 @@
 #include <fstream>
 #include <vector>
 
+#include "edgetx/capi/crc32.h"
 #include "edgetx/capi/error.h"
 #include "edgetx/capi/sha256.h"
 
@@ -35,6 +36,24 @@ std::string ReadText(const std::string& path) {
   return text;
 }
 
+template <class Digest>
+std::string DigestOf(const std::string& path) {
+  std::ifstream stream(path, std::ios::binary);
+  std::vector<char> block(size_t{1} << 20);
+  Digest digest;
+  while (stream) {
+    stream.read(block.data(), static_cast<std::streamsize>(block.size()));
+    digest.Add(reinterpret_cast<const uint8_t*>(block.data()), static_cast<size_t>(stream.gcount()));
+  }
+  if (stream.bad()) Refuse(path + " cannot be read; copy or export the package again");
+  return digest.Hex();
+}
+
+// Whether the file is as the manifest says: by the CRC-32, which takes a fraction of the time, where it has one.
+bool IsUnchanged(const std::string& path, const FileEntry& entry) {
+  return entry.crc32.empty() ? DigestOf<Sha256>(path) == entry.sha256 : DigestOf<Crc32>(path) == entry.crc32;
+}
+
 void CheckFile(const std::string& folder, const std::string& name, const FileEntry& entry, bool hashes) {
   const std::string package = "package " + folder + ": " + name;
   const int64_t size = FileSize(folder + "/" + name);
@@ -43,24 +62,14 @@ void CheckFile(const std::string& folder, const std::string& name, const FileEnt
     Refuse(package + " has " + std::to_string(size) + " bytes, the manifest says " + std::to_string(entry.size) +
            "; copy or export it again");
   }
-  if (hashes && HashOf(folder + "/" + name) != entry.sha256) {
+  if (hashes && !IsUnchanged(folder + "/" + name, entry)) {
     Refuse(package + " has changed since it was written; copy or export it again");
   }
 }
 
 }  // namespace
 
-std::string HashOf(const std::string& path) {
-  std::ifstream stream(path, std::ios::binary);
-  std::vector<char> block(size_t{1} << 20);
-  Sha256 hash;
-  while (stream) {
-    stream.read(block.data(), static_cast<std::streamsize>(block.size()));
-    hash.Add(reinterpret_cast<const uint8_t*>(block.data()), static_cast<size_t>(stream.gcount()));
-  }
-  if (stream.bad()) Refuse(path + " cannot be read; copy or export the package again");
-  return hash.Hex();
-}
+std::string HashOf(const std::string& path) { return DigestOf<Sha256>(path); }
 
 std::shared_ptr<const Package> OpenPackage(const std::string& folder, bool hashes) {
   struct stat found;

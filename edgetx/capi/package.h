@@ -16,7 +16,7 @@ struct Package {
 };
 
 // Throws Error: no such folder, no manifest or an invalid one, a file that is missing, of another size or, with
-// `hashes`, of another SHA-256.
+// `hashes`, of another CRC-32 (SHA-256 where the manifest has none).
 std::shared_ptr<const Package> OpenPackage(const std::string& folder, bool hashes);
 
 // SHA-256 of a file, in hexadecimal. Throws Error.

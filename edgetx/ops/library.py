@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from importlib import resources
 from pathlib import Path
 
+from edgetx import ops
 from edgetx.errors import UnavailableError
 
 NAME = "libedgetx_ort.so"
@@ -41,14 +41,14 @@ def path() -> str | None:
 
 def find(name: str) -> Path | None:
     """A native file that was installed with edgetx, or in a checkout one of `build/dev`."""
-    package = resources.files("edgetx.ops")
-    # An editable install has several folders here: Python sources and what was built.
-    candidates = [package / name]
-    with resources.as_file(package / "library.py") as source:
-        checkout = source.parents[2]
-    if (checkout / "CMakeLists.txt").is_file():
-        candidates.append(checkout / "build" / "dev" / name)
-    return next((Path(str(file)) for file in candidates if file.is_file()), None)
+    # An editable install has several folders here: Python sources and what was built. importlib.resources
+    # knows them too, but brings tempfile, shutil and the archive formats into every start.
+    folders = [Path(folder) for folder in ops.__path__]
+    checkouts = [
+        root for root in (folder.parents[1] for folder in folders) if (root / "CMakeLists.txt").is_file()
+    ]
+    candidates = [*folders, *(root / "build" / "dev" for root in checkouts)]
+    return next((folder / name for folder in candidates if (folder / name).is_file()), None)
 
 
 def why_not() -> str | None:

@@ -153,8 +153,8 @@ class Package:
         """Compare every file with the manifest.
 
         Args:
-            digest: what is compared beside the sizes. `crc32` finds what goes wrong in copying and storing, and
-                is SHA-256 where the manifest has no CRC-32; `sha256` finds every change; None is sizes alone.
+            digest: what is compared beside the sizes. `crc32` finds what goes wrong in copying and storing,
+                and is SHA-256 where the manifest has no CRC-32; `sha256` finds every change; None: nothing.
 
         Raises:
             PackageError: names the file that is missing, or whose size or digest differs.
@@ -217,7 +217,6 @@ class Package:
                         f"the manifest says {sorted(dtypes[part])}; export the package again"
                     )
         return [Case(*cases[index]) for index in sorted(cases)]
-
 
 
 def _difference(file: Path, entry: FileEntry, digest: Literal["crc32", "sha256"] | None) -> str | None:

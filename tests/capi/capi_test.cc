@@ -11,6 +11,7 @@
 
 #include "edgetx.h"
 #include "edgetx/capi/resize.h"
+#include "edgetx/capi/crc32.h"
 #include "edgetx/capi/sha256.h"
 
 namespace {
@@ -23,8 +24,9 @@ void Expect(bool holds, const std::string& what) {
   if (!holds) std::printf("FAILED %s: %s\n", what.c_str(), edgetx_last_error());
 }
 
+template <class Digest = edgetx::capi::Sha256>
 std::string Hash(const std::string& text, size_t step) {
-  edgetx::capi::Sha256 hash;
+  Digest hash;
   for (size_t at = 0; at < text.size(); at += step) {
     hash.Add(reinterpret_cast<const uint8_t*>(text.data()) + at, std::min(step, text.size() - at));
   }
@@ -41,6 +43,16 @@ void Hashes() {
     Expect(Hash(std::string(1000000, 'a'), step) ==
                "cdc76e5c9914fb9281a1c7e284d73e67f1809a48a497200e046d39ccc7112cd0",
            "hash of a million a");
+  }
+}
+
+// The check value of the catalogue of CRCs (CRC-32/ISO-HDLC); the others as gzip writes them.
+void Checksums() {
+  using edgetx::capi::Crc32;
+  for (const size_t step : {size_t{1}, size_t{3}, size_t{64}, size_t{100000}}) {
+    Expect(Hash<Crc32>("", step) == "00000000", "CRC-32 of nothing");
+    Expect(Hash<Crc32>("123456789", step) == "cbf43926", "CRC-32 of 123456789");
+    Expect(Hash<Crc32>(std::string(1000000, 'a'), step) == "dc25bfbc", "CRC-32 of a million a");
   }
 }
 
@@ -132,6 +144,7 @@ int main() {
   char folder[] = "/tmp/edgetx-capi-XXXXXX";
   if (mkdtemp(folder) == nullptr) return 2;
   Hashes();
+  Checksums();
   Sizes();
   Manifests(folder);
   Pictures(folder);

@@ -389,7 +389,7 @@ def test_a_path_outside_the_package(name: str, classifier: Path, library: Any) -
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"schema_version": 99}, "schema version 99; this library understands up to version 1"),
+        ({"schema_version": 99}, "schema version 99; this library understands up to version 2"),
         ({"schema_version": 0}, "field schema_version: expected an integer from 1"),
         ({"name": 3}, "field name: expected text, got 3"),
         ({"io": []}, "field io: expected an object, got a list"),
@@ -400,6 +400,8 @@ def test_a_path_outside_the_package(name: str, classifier: Path, library: Any) -
         ({"io": {"inputs": [{"name": "x", "dtype": "float32", "shape": [1] * 9}], "outputs": []}},
          "expected at most 8 dimensions"),
         ({"files": {}}, "model.onnx is missing"),
+        ({"files": {"model.onnx": {"sha256": "0" * 64, "size": 1, "crc32": "1234567G"}}},
+         r"field files\['model.onnx'\].crc32: expected 8 hexadecimal digits"),
         ({"processor": {"kind": "image-classification", "size": [8, 0]}}, r"field processor.size\[1\]"),
         ({"processor": {"kind": "image-features", "size": [8, 8], "std": [1, 1, 0]}}, "field processor.std"),
         ({"processor": {"kind": "image-restoration", "scale": 2**70}}, "field processor.scale"),
@@ -421,6 +423,19 @@ def test_other_folders(classifier: Path, library: Any, tmp_path: Path) -> None:
     ):
         with pytest.raises(binding.CapiError, match=message):
             library.open(folder)
+    with pytest.raises(binding.CapiError, match="unknown flags 6"):
+        library.open(classifier, 6)
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_a_changed_byte(schema: int, classifier: Path, library: Any) -> None:
+    """By the CRC-32, or by the SHA-256 in packages of schema 1, which have none."""
+    if schema == 1:
+        manifest = json.loads((classifier / "manifest.json").read_text())
+        for entry in manifest["files"].values():
+            del entry["crc32"]
+        (classifier / "manifest.json").write_text(json.dumps(manifest | {"schema_version": 1}))
+    library.c.edgetx_package_close(library.open(classifier))
     model = classifier / "model.onnx"
     data = bytearray(model.read_bytes())
     data[len(data) // 2] ^= 1
@@ -428,8 +443,6 @@ def test_other_folders(classifier: Path, library: Any, tmp_path: Path) -> None:
     with pytest.raises(binding.CapiError, match=r"model\.onnx has changed since it was written"):
         library.open(classifier)
     library.c.edgetx_package_close(library.open(classifier, 1))  # only sizes
-    with pytest.raises(binding.CapiError, match="unknown flags 6"):
-        library.open(classifier, 6)
 
 
 def test_a_model_that_the_engine_refuses(classifier: Path, library: Any, ort_library: str) -> None:

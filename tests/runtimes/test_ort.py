@@ -376,6 +376,64 @@ def test_load_needs_no_export_side(make_package: Any) -> None:
     assert (done.stdout.strip(), done.returncode) == ("1.0", 0), done.stderr
 
 
+def test_loading_imports_what_the_package_needs(make_package: Any) -> None:
+    """Start-up is paid by every process: no other runtime or processor, nothing that writes packages."""
+    code = (
+        "import sys, edgetx; edgetx.load(sys.argv[1]).close()\n"
+        "print(*(name for name in sys.modules if name.startswith('edgetx.')))"
+    )
+    package = make_package(processor={"kind": "tensors"})
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(package.path)], capture_output=True, text=True, check=True
+    )
+    others = (
+        "engines",
+        "package._draft",
+        "points",
+        "runtimes.nvidia",
+        "runtimes.tensorrt",
+        "files",
+        "images",
+    )
+    loaded = done.stdout.split()
+    assert "edgetx.runtimes.ort.session" in loaded
+    assert [name for name in loaded if name.removeprefix("edgetx.").startswith(others)] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "opens"),
+    [
+        ("golden.npz", lambda data: bytes([data[0] ^ 1]) + data[1:], True),
+        ("model.onnx", lambda data: b"\xff" * len(data), False),
+    ],
+)
+def test_damage_is_told_whatever_it_broke(
+    make_package: Any, monkeypatch: pytest.MonkeyPatch, name: str, spoil: Any, opens: bool
+) -> None:
+    """Files are checked while the engine opens the model; no session and no thread is left behind."""
+    package = make_package()
+    (package.path / name).write_bytes(spoil((package.path / name).read_bytes()))
+    opened: list[Any] = []
+    real = OrtRuntime.open
+    monkeypatch.setattr(OrtRuntime, "open", lambda *given: opened.append(real(*given)) or opened[0])
+    with pytest.raises(PackageError, match=rf"{name} has changed since it was written \(CRC-32 "):
+        runtimes.load(package.path)
+    assert bool(opened) == opens
+    for session in opened:
+        with pytest.raises(EdgetxError, match="the session is closed"):
+            session.run({"image": np.ones((1, 3, 4, 4), np.float32)})
+    assert not [thread for thread in threading.enumerate() if thread.name == "edgetx-check"]
+    if opens:
+        runtimes.load(package.path, check=False).close()
+
+
+def test_what_stops_the_check_stops_loading(make_package: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = make_package()
+    monkeypatch.setattr("edgetx.package._package.crc32", lambda file: bytearray(1 << 62))
+    with pytest.raises(MemoryError):
+        runtimes.load(package.path)
+
+
 def test_runtimes_import_no_engine() -> None:
     code = "import sys, edgetx.runtimes as r; r.runtimes(); print('onnxruntime' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -117,7 +117,7 @@ EDGETX_API const char *edgetx_last_error(void);
 
 /* ---- packages */
 
-/* Compare only sizes with the manifest, not the SHA-256 of every file. */
+/* Compare only sizes with the manifest, not the CRC-32 of every file (SHA-256 in packages of schema 1). */
 #define EDGETX_OPEN_WITHOUT_HASHES 1u
 
 EDGETX_API edgetx_status edgetx_package_open(const char *folder, uint32_t flags, edgetx_package **package);
