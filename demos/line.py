@@ -107,9 +107,11 @@ def do(line: Line, tell: Tell) -> Made:
         raise VerificationError(f"{package.name}: {failure(verdict)}")
     if not line.engines:
         step("build", "left out")("no engine was asked for: ONNX Runtime opens the package as it is")
+    built: dict[str, int] = {}
     for runtime in line.engines:
         try:
-            edgetx.build(package, runtime=runtime, progress=step("build"))
+            engine = edgetx.build(package, runtime=runtime, progress=step("build"))
+            built[runtime] = engine.plan.stat().st_size
         except EdgetxError as error:
             # The package is none the worse for it.
             step("build", "left out")(str(error))
@@ -120,7 +122,7 @@ def do(line: Line, tell: Tell) -> Made:
     archive = Path(f"{package.path.name}.zip")
     _pack(package.path, [Path("report.json"), *([page] if page else [])], archive)
     return Made(
-        facts=_facts(package, verdict, archive),
+        facts=_facts(package, verdict, built, archive),
         outputs=_outputs(verdict),
         engines=_engines(report),
         conditions=report.conditions(),
@@ -167,7 +169,7 @@ def _inside(folder: Path) -> Iterator[Path]:
         yield from (Path(place) / name for name in sorted(names) if not name.startswith("."))
 
 
-def _facts(package: Package, verdict: Verdict, archive: Path) -> dict[str, str]:
+def _facts(package: Package, verdict: Verdict, built: dict[str, int], archive: Path) -> dict[str, str]:
     from edgetx.benchmark.report import size
 
     manifest = package.manifest
@@ -185,6 +187,7 @@ def _facts(package: Package, verdict: Verdict, archive: Path) -> dict[str, str]:
         "parity": f"passed, {verdict.cases} cases against PyTorch: {worst.name} differs by "
         f"{worst.max_abs:.1e} of {worst.tolerance:.1e} accepted",
         "ran on": ", ".join(f"{key} {value}" for key, value in verdict.ran_on.items()),
+        "engines": ", ".join(f"{runtime}, {size(count)}" for runtime, count in built.items()) or "none",
         "size": f"{size(package.size)}, the archive {size(archive.stat().st_size)}",
     }
 

@@ -23,6 +23,8 @@ TINY = (
 TINY_CLASSIFIER = (
     "timm:swin_tiny_patch4_window7_224?img_size=56&embed_dim=16&depths=[2,2]&num_heads=[2,2]&num_classes=10"
 )
+TINIEST_CLASSIFIER = TINY_CLASSIFIER.replace("[2,2]", "[1]")
+"""Of one block, for the lines that export a model anew in every run."""
 
 
 SELECT = """
@@ -120,7 +122,7 @@ def store(detectors: dict[str, Path]) -> Iterator[Store]:
         classifiers={"tiny Swin": Model(TINY_CLASSIFIER, pretrained=False)},
         **own("points", [detectors["split"], detectors["whole"]]),
         architectures={
-            "tiny Swin": Model(TINY_CLASSIFIER, pretrained=False),
+            "tiny Swin": Model(TINIEST_CLASSIFIER, pretrained=False),
             "tiny x2, trained": Model("resource:tiny/x2.pth"),
         },
     ) as store:
@@ -208,7 +210,17 @@ class Tab:
         self.page.get_by_role("button", name=name, exact=True).click()
 
     def sees(self, text: str) -> None:
-        self.page.get_by_text(re.compile(text)).first.wait_for()
+        """Wait for a text; without it, say what the page shows instead."""
+        from playwright.sync_api import TimeoutError as Missing
+
+        try:
+            self.page.get_by_text(re.compile(text)).first.wait_for()
+        except Missing as error:
+            shown = self.page.locator("body").inner_text()
+            raise AssertionError(
+                f"the page never showed {text!r}: {error.message.splitlines()[0]}\n"
+                f"its console said {self.problems}; it shows:\n{shown}"
+            ) from None
 
     def keep(self, name: str) -> None:
         """A picture of the page, where `EDGETX_SCREENSHOTS` names a folder."""

@@ -29,7 +29,7 @@ if (reason := demos.why_not()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
 from edgetx.demos import workbench  # noqa: E402
-from edgetx.demos.line import Line, Said  # noqa: E402
+from edgetx.demos.line import STEPS, Line, Said  # noqa: E402
 from edgetx.errors import InputError  # noqa: E402
 from tests.processes import descendants, running  # noqa: E402
 
@@ -79,14 +79,35 @@ def test_steps_are_told_apart() -> None:
     assert "no &lt;engine&gt;" in steps.html() and "the engine died" in steps.html()
 
 
+def measure(opened: Any, *, stock: bool) -> None:
+    """Ask for the shortest measurement."""
+    opened.page.get_by_text("Measuring").click()
+    opened.page.get_by_label("Compare with PyTorch's own export").set_checked(stock)
+    opened.page.get_by_label("number input for Seconds per engine").fill("1")
+
+
+def downloaded(opened: Any, folder: Path) -> Path:
+    """The archive's files in a folder, and the package among them."""
+    with opened.page.expect_download() as download:
+        opened.page.get_by_role("button", name="Download the package").or_(
+            opened.page.get_by_role("link", name="Download the package")
+        ).first.click()
+    download.value.save_as(folder / "package.zip")
+    with zipfile.ZipFile(folder / "package.zip") as archive:
+        archive.extractall(folder)
+    (package,) = folder.glob("*.edgetx")
+    return package
+
+
 @linux
 @pytest.mark.slow
 def test_a_whole_line(tab: Any, store: Any, tmp_path: Path) -> None:
     opened = tab("workbench")
     opened.page.set_default_timeout(300_000)
-    opened.sees("From a checkpoint to a package")
-    for engine in opened.page.get_by_role("checkbox").all():
-        engine.uncheck()
+    # Each by its name, which waits for it: the page shows its title before its boxes.
+    for engine in workbench.builders():
+        opened.page.get_by_role("checkbox", name=engine, exact=True).uncheck()
+    measure(opened, stock=True)
     opened.press("Run the line")
     opened.sees("tracing and translating")
     opened.keep("workbench-running-light")
@@ -98,14 +119,7 @@ def test_a_whole_line(tab: Any, store: Any, tmp_path: Path) -> None:
     opened.page.frame_locator("iframe").locator("#medians svg").first.wait_for()
     opened.page.get_by_text("The whole report").click()
     opened.keep("workbench-light")
-    with opened.page.expect_download() as download:
-        opened.page.get_by_role("button", name="Download the package").or_(
-            opened.page.get_by_role("link", name="Download the package")
-        ).first.click()
-    download.value.save_as(tmp_path / "package.zip")
-    with zipfile.ZipFile(tmp_path / "package.zip") as archive:
-        archive.extractall(tmp_path)
-    (folder,) = tmp_path.glob("*.edgetx")
+    folder = downloaded(opened, tmp_path)
     assert edgetx.verify(folder).passed
     assert edgetx.Package.open(folder).manifest.weights == "random"
     report = json.loads((tmp_path / "report.json").read_text())
@@ -118,6 +132,46 @@ def test_a_whole_line(tab: Any, store: Any, tmp_path: Path) -> None:
     assert opened.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
     assert opened.problems == [] and opened.elsewhere == []
     assert lines() == [] and list((store.folder / "runs").iterdir()) == []
+
+
+@linux
+@pytest.mark.slow
+@pytest.mark.skipif(
+    "tensorrt_rtx" not in workbench.builders(),
+    reason="TensorRT-RTX is not installed; pip install 'edgetx[tensorrt-rtx]'",
+)
+def test_own_checkpoint_and_an_engine_for_it(tab: Any, tmp_path: Path) -> None:
+    """A state dict of tensors, recognised by them, becomes a package that holds an engine."""
+    import torch
+    from playwright.sync_api import expect
+
+    from edgetx import building, sources
+    from edgetx.engines import Request
+
+    from .conftest import TINY
+
+    module = sources.load(TINY.replace("[2]", "[1]", 1), pretrained=False).module
+    state = {name: each.clone() for name, each in module.model.state_dict().items()}
+    torch.save({"params": state}, tmp_path / "mine.pth")
+    opened = tab("workbench")
+    opened.page.set_default_timeout(300_000)
+    opened.page.get_by_role("checkbox", name="tensorrt_rtx", exact=True).check()
+    measure(opened, stock=False)
+    opened.upload(tmp_path / "mine.pth")
+    expect(opened.page.get_by_label("Architecture", exact=True)).to_have_value(workbench.RECOGNISE)
+    opened.press("Run the line")
+    opened.sees("Against PyTorch")
+    assert opened.page.locator("li.done").count() == len(STEPS), opened.page.locator("ol").inner_text()
+    opened.sees(r"tensorrt_rtx, [\d.]+ .?B")
+    opened.keep("workbench-engine")
+    assert opened.problems == []
+    package = edgetx.Package.open(downloaded(opened, tmp_path))
+    assert package.manifest.architecture == "swinir" and package.manifest.weights == "checkpoint"
+    _, built_again = building.ensure(
+        package, runtime="tensorrt_rtx", stage=None, request=Request(), progress=print
+    )
+    assert not built_again
+    assert edgetx.verify(package, runtime="ort").passed
 
 
 def test_checkpoints_that_are_none(tab: Any, tmp_path: Path) -> None:
