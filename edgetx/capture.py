@@ -13,8 +13,9 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, cast
 
 import onnx_ir as ir
 import onnx_ir.passes.common
@@ -37,7 +38,23 @@ class Positional(torch.nn.Module):
         self.io = io
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return flatten_outputs(self.module(*tensors), self.io)
+        count = len(self.io.inputs)
+        places = (tensors[count:],) if tensors[count:] else ()
+        return flatten_outputs(self.module(*tensors[:count], *places), self.io)
+
+
+class Resizing(Protocol):
+    """A rewritten model that gathers its input to another size, by places that a part of it computes.
+
+    The sizes of everything behind are long expressions of the input's then, and most of an export is spent on
+    arithmetic with them. So the parts are traced apart, each with sizes of its own, and joined.
+    """
+
+    def places(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Tensors of rank 2 or 3 whose last axis but one varies with the inputs' sizes; none at all."""
+
+    def __call__(self, *inputs_and_places: Any) -> Any:
+        """Called with the inputs and, where they were computed before, the tuple of places."""
 
 
 EXTERNAL_DATA_BYTES = 64 * 2**20
@@ -56,29 +73,17 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
         ExportError: PyTorch cannot trace or translate the model, or a symbol turned out to be fixed.
     """
     io = reference.io
-    module = Positional(rewritten, io)
-    args, dynamic_shapes = _example(io, reference.samples[0])
+    args, shapes = _example(io, reference.samples[0])
     with _quiet(), torch.inference_mode():
-        program = _trace(module, args, dynamic_shapes, reference)
-        try:
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                verbose=False,
-                optimize=True,
-                opset_version=MINIMUM_OPSET[bodies],
-                input_names=[spec.name for spec in io.inputs],
-                output_names=[spec.name for spec in io.outputs],
-                custom_translation_table=ops.translation_table(),
-            )
-        except Exception as error:
-            raise ExportError(
-                f"{reference.name} was traced but cannot be written as ONNX: "
-                f"{_first_line(error.__cause__ or error)}; "
-                "replace the unsupported PyTorch operator in the model, or rewrite it in an exporter"
-            ) from error
-    assert exported is not None
-    model = exported.model
+        places = _places(rewritten, args, shapes)
+        translate = partial(_translate, reference=reference, opset=MINIMUM_OPSET[bodies])
+        model = translate(
+            Positional(rewritten, io),
+            (*args, *places),
+            [*shapes, *({each.ndim - 2: torch.export.Dim.DYNAMIC} for each in places)],
+        )
+        if places:
+            _join(translate(_Places(rewritten), args, shapes), model)
     _keep_module_names(model, refusal_names(rewritten))
     fusion.fuse(model)
     _name_dimensions(model, io)
@@ -88,6 +93,60 @@ def capture(reference: Reference, rewritten: torch.nn.Module, *, bodies: Variant
     model.producer_name, model.producer_version = "edgetx", __version__
     model.graph.name = reference.name
     return model
+
+
+class _Places(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return cast(Resizing, self.module).places(*tensors)
+
+
+def _places(
+    rewritten: torch.nn.Module, args: tuple[torch.Tensor, ...], shapes: list[dict[int, Any]]
+) -> list[torch.Tensor]:
+    """Examples of what a `Resizing` model computes apart, of sizes that are no other input's.
+
+    What comes later may be computed from what came before, and is as large at least.
+    """
+    if not hasattr(rewritten, "places") or not all(len(each) > 1 for each in shapes):
+        return []
+    taken = {size for tensor in args for size in tensor.shape}
+    found = []
+    for index, tensor in enumerate(cast(Resizing, rewritten).places(*args)):
+        size = max(2, tensor.shape[-2] + 4 * index)
+        while size in taken:
+            size += 1
+        taken.add(size)
+        found.append(tensor.new_zeros(*tensor.shape[:-2], size, tensor.shape[-1]))
+    return found
+
+
+def _join(first: ir.Model, model: ir.Model) -> None:
+    """Let `first` compute the last inputs of `model` from the ones before, in place."""
+    graph, before = model.graph, first.graph
+    count = len(before.inputs)
+    inputs, places = graph.inputs[:count], graph.inputs[count:]
+    nodes = list(before)
+    for value in [*before.initializers.values(), *(value for node in nodes for value in node.outputs)]:
+        value.name = f"places/{value.name}"
+        if value.producer() is not None:
+            value.shape = None  # its symbols are other ones than the model's
+    for ours, theirs in zip(before.inputs, inputs, strict=True):
+        ir.convenience.replace_all_uses_with(ours, theirs)
+    for made, taken in zip(before.outputs, places, strict=True):
+        made.shape = taken.shape
+        ir.convenience.replace_all_uses_with(taken, made)
+    constants = list(before.initializers.values())
+    before.outputs.clear()
+    before.initializers.clear()
+    before.remove(nodes)
+    graph.insert_before(graph[0], nodes)
+    for value in constants:
+        graph.register_initializer(value)
+    del graph.inputs[count:]
 
 
 def save(model: ir.Model, path: Path) -> None:
@@ -165,6 +224,34 @@ def _trace_size(allowed: SymbolRange, sampled: int, taken: set[int]) -> int:
     return size
 
 
+def _translate(
+    module: torch.nn.Module,
+    args: tuple[torch.Tensor, ...],
+    shapes: list[dict[int, Any]],
+    *,
+    reference: Reference,
+    opset: int,
+) -> ir.Model:
+    program = _trace(module, args, shapes, reference)
+    try:
+        exported = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            optimize=True,
+            opset_version=opset,
+            custom_translation_table=ops.translation_table(),
+        )
+    except Exception as error:
+        raise ExportError(
+            f"{reference.name} was traced but cannot be written as ONNX: "
+            f"{_first_line(error.__cause__ or error)}; "
+            "replace the unsupported PyTorch operator in the model, or rewrite it in an exporter"
+        ) from error
+    assert exported is not None
+    return exported.model
+
+
 def _trace(
     module: torch.nn.Module,
     args: tuple[torch.Tensor, ...],
@@ -181,7 +268,7 @@ def _trace(
         ) from error
     placeholders = [node for node in program.graph.nodes if node.op == "placeholder"]
     values = [node.meta["val"] for node in placeholders[-len(args) :]]
-    for spec, value in zip(reference.io.inputs, values, strict=True):
+    for spec, value in zip(reference.io.inputs, values, strict=False):
         for dim, size in zip(spec.shape, value.shape, strict=True):
             if isinstance(dim, str) and isinstance(size, int):
                 raise ExportError(
@@ -238,15 +325,23 @@ def _first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's advice to its own developers; errors still arrive as exceptions."""
+    """Silence the exporter's advice to its own developers; errors still arrive as exceptions.
+
+    Stack traces of every node, a tenth of an export, are left out too.
+    """
+    from torch.fx import config
+
+    kept = config.do_not_emit_stack_traces
     names = ("torch.onnx", "onnxscript", "onnx_ir", "torch.export")
     levels = {name: logging.getLogger(name).level for name in names}
     try:
+        config.do_not_emit_stack_traces = True
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        config.do_not_emit_stack_traces = kept
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,95 @@ from edgetx.processors import ImageRestoration
 INPUT, OUTPUT = "image", "restored"
 HALO = 32
 """Pixels of context around a tile, where no exporter knows better."""
+
+
+Places = tuple[Tensor, ...]
+"""Where the rows and columns of an extended picture come from, as `Extension.places` gives them."""
+
+
+@dataclass(frozen=True)
+class Extension:
+    """How a picture is continued, below and to the right, to a size that a model takes.
+
+    Attributes:
+        multiple: of both sides.
+        minimum: of both sides.
+        square: both sides are as long as the longer one.
+        beyond: a side that is a multiple already grows by another one.
+        kind: `reflect` leaves the last pixel out, `mirror` repeats it, and both go on with the first pixel
+            where the picture ends; `zeros` are added.
+    """
+
+    multiple: int = 1
+    minimum: int = 1
+    square: bool = False
+    beyond: bool = False
+    kind: Literal["reflect", "mirror", "zeros"] = "reflect"
+
+    def __call__(self, image: Tensor, places: Places = ()) -> Tensor:
+        """The whole picture, NCHW; `places`, where they are given, are those that `places` gave."""
+        if not self.count:
+            return image
+        rows, columns = self._sizes(image)
+        if self.kind == "zeros" and not (_equal(rows, image.shape[2]) and _equal(columns, image.shape[3])):
+            image = nn.functional.pad(image, (0, 1, 0, 1))
+        if places:
+            vertical, horizontal = places[0].unbind(0) if self.square else places
+            return image.index_select(2, vertical.flatten()).index_select(3, horizontal.flatten())
+        for axis, size in ((2, rows), (3, columns)):
+            if not _equal(size, image.shape[axis]):
+                image = image.index_select(axis, self._positions(image, axis, size))
+        return image
+
+    def places(self, image: Tensor) -> Places:
+        """Rows and columns of the extended picture as places in the picture, int64.
+
+        The size of a picture that is extended to multiples of 8 is a long expression of its height, and
+        PyTorch spends most of an export on arithmetic with such expressions. Given `[R, 8]` rows, it is 8R.
+
+        Returns:
+            `[R, multiple]` rows and `[C, multiple]` columns; of square pictures, both in one
+            `[2, R, multiple]`; nothing where no picture is extended.
+        """
+        if not self.count:
+            return ()
+        rows, columns = (
+            self._positions(image, axis, size).reshape(-1, self.multiple)
+            for axis, size in enumerate(self._sizes(image), 2)
+        )
+        return (torch.stack((rows, columns)),) if self.square else (rows, columns)
+
+    @property
+    def count(self) -> int:
+        """How many tensors `places` returns."""
+        return 0 if self == Extension() else 1 if self.square else 2
+
+    def _sizes(self, image: Tensor) -> tuple[Any, Any]:
+        rows, columns = (self._size(size) for size in image.shape[2:])
+        if self.square:
+            rows = columns = torch.sym_max(rows, columns)  # type: ignore[no-untyped-call]
+        return rows, columns
+
+    def _size(self, size: Any) -> Any:
+        if self.minimum > 1:
+            size = torch.sym_max(size, self.minimum)  # type: ignore[no-untyped-call]
+        if self.beyond:
+            return (size // self.multiple + 1) * self.multiple
+        return size if self.multiple == 1 else (size + self.multiple - 1) // self.multiple * self.multiple
+
+    def _positions(self, image: Tensor, axis: int, size: Any) -> Tensor:
+        """To gather by: unlike `pad(mode="reflect")` that takes any size, also an unknown one."""
+        length, position = image.shape[axis], torch.arange(size, device=image.device)
+        if self.kind == "zeros":
+            return position.clamp(max=length)
+        if self.kind == "mirror":
+            return torch.minimum(position, 2 * length - 1 - position).clamp(min=0)
+        return (length - 1 - (position - (length - 1)).abs()).clamp(min=0)
+
+
+def _equal(size: Any, other: Any) -> bool:
+    """Whether both are known, and the same."""
+    return isinstance(size, int) and isinstance(other, int) and size == other
 
 
 class ImageModel(nn.Module):
@@ -44,16 +134,20 @@ class ImageModel(nn.Module):
         self.scale = scale
         self.channels = channels
         self.out_channels = out_channels
-        self.minimum = max(minimum, 1)
         self.multiple_of = multiple_of
-        self.square = square
+        self.extension = Extension(multiple_of, max(minimum, 1), square)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def places(self, image: Tensor) -> Places:
+        """See `Extension.places`; then the model's own, of the picture that it is given."""
+        own = self.extension.places(image)
+        inner = getattr(self.model, "places", None)
+        return own if inner is None else (*own, *inner(self.extension(image, own)))
+
+    def forward(self, image: Tensor, places: Places = ()) -> Tensor:
         height, width = image.shape[-2:]
-        rows, columns = (_at_least(size, self.minimum, self.multiple_of) for size in (height, width))
-        if self.square:
-            rows = columns = torch.sym_max(rows, columns)  # type: ignore[no-untyped-call]
-        out: Tensor = self.model(extend(image, rows, columns))
+        own, inner = places[: self.extension.count], places[self.extension.count :]
+        image = self.extension(image, own)
+        out: Tensor = self.model(image, inner) if inner else self.model(image)
         return crop(out, self.scale * height, self.scale * width)
 
     def io(self, size: int | None = None) -> IOSpec:
@@ -71,33 +165,6 @@ class ImageModel(nn.Module):
             input=INPUT,
             output=OUTPUT,
         )
-
-
-def _at_least(size: Any, minimum: int, multiple: int) -> Any:
-    if minimum > 1:
-        size = torch.sym_max(size, minimum)  # type: ignore[no-untyped-call]
-    return size if multiple == 1 else (size + multiple - 1) // multiple * multiple
-
-
-def extend(image: Tensor, rows: Any, columns: Any) -> Tensor:
-    """NCHW, continued to `rows` x `columns` by reflection, and by its first pixel where that ends.
-
-    Two gathers by computed positions: unlike `pad(mode="reflect")` they take any size, also an unknown one.
-    """
-    for axis, size in ((2, rows), (3, columns)):
-        length = image.shape[axis]
-        if isinstance(size, int) and isinstance(length, int) and size == length:
-            continue
-        last = length - 1
-        position = last - (torch.arange(size, device=image.device) - last).abs()
-        image = image.index_select(axis, position.clamp(min=0))
-    return image
-
-
-def to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """`extend` to the next multiple, as spandrel's `pad_to_multiple(mode="reflect")`."""
-    height, width = image.shape[-2:]
-    return extend(image, _at_least(height, 1, multiple), _at_least(width, 1, multiple))
 
 
 def crop(image: Tensor, height: Any, width: Any) -> Tensor:

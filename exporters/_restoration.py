@@ -7,14 +7,13 @@ height and width, and trace under `torch.export` without a guard on any of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from edgetx.core import Architecture, IOSpec, Processor, Rewrite, SymbolRange
 from edgetx.exporters import _modules, generic
-from edgetx.exporters._pictures import ImageModel, crop, image_io, to_multiple
+from edgetx.exporters._pictures import Extension, ImageModel, Places, crop, image_io
 from edgetx.exporters._windowed import WindowAttention
 
 OPERATORS = (WindowAttention,)
@@ -53,8 +52,8 @@ class Trunk(nn.Module):
         body: NHWC to NHWC.
         after: convolution before the long residual, NCHW.
         tail: features (NCHW) to the picture; an `InputTail` also gets the normalised picture.
-        multiple: of height and width, to which the picture is extended, and of tiles' origins.
-        extend: how it is extended; by default `to_multiple`, by reflection.
+        multiple: of height and width, and of tiles' origins.
+        extension: of the picture; by default to `multiple`, by reflection.
         mean, value_range: the model works on `(x - mean) · value_range`.
         scale, channels, out_channels: as `ImageModel`'s.
         halo: pixels around a tile that its answer depends on noticeably.
@@ -76,7 +75,7 @@ class Trunk(nn.Module):
         halo: int,
         mean: Tensor | None = None,
         value_range: float = 1.0,
-        extend: Callable[[Tensor], Tensor] | None = None,
+        extension: Extension | None = None,
     ) -> None:
         super().__init__()
         self.first = first
@@ -84,7 +83,7 @@ class Trunk(nn.Module):
         self.after = after
         self.tail = tail
         self.multiple = multiple
-        self.extend = partial(to_multiple, multiple=multiple) if extend is None else extend
+        self.extension = Extension(multiple) if extension is None else extension
         self.scale = scale
         self.channels = channels
         self.out_channels = out_channels
@@ -97,9 +96,13 @@ class Trunk(nn.Module):
         """The same for pictures of any size."""
         return ImageModel(self, scale=self.scale, channels=self.channels, out_channels=self.out_channels)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def places(self, image: Tensor) -> Places:
+        """See `Extension.places`."""
+        return self.extension.places(image)
+
+    def forward(self, image: Tensor, places: Places = ()) -> Tensor:
         height, width = image.shape[-2:]
-        x = self.extend(image)
+        x = self.extension(image, places)
         if self.mean is not None:
             x = x - self.mean
         if self.value_range != 1.0:

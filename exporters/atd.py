@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +12,7 @@ from torch.linalg import vector_norm
 
 from edgetx.core import Rewrite
 from edgetx.exporters._channels_last import DepthwiseConv
+from edgetx.exporters._pictures import Extension
 from edgetx.exporters._restoration import RestorationFamily, Trunk, tail, to_maps, to_tokens
 from edgetx.exporters._windowed import WindowAttention, gather_bias
 from edgetx.ops import group_attention, window_attention
@@ -217,15 +217,6 @@ class Body(nn.Module):
         return x
 
 
-def extend(image: Tensor, multiple: int) -> Tensor:
-    """NCHW, mirrored with its edge repeated, to multiples of the window."""
-    for axis in (2, 3):
-        size = image.shape[axis]
-        position = torch.arange((size + multiple - 1) // multiple * multiple, device=image.device)
-        image = image.index_select(axis, torch.minimum(position, 2 * size - 1 - position).clamp(min=0))
-    return image
-
-
 def _model(model: Any) -> Trunk:
     norm = [] if model.patch_embed.norm is None else [model.patch_embed.norm]
     channels = model.conv_first.in_channels
@@ -235,7 +226,7 @@ def _model(model: Any) -> Trunk:
         model.conv_after_body,
         tail(model),
         multiple=model.window_size,
-        extend=partial(extend, multiple=model.window_size),
+        extension=Extension(model.window_size, kind="mirror"),
         scale=model.upscale if model.upsampler else 1,
         channels=channels,
         out_channels=channels,

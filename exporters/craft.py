@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.linalg import vector_norm
 
 from edgetx.exporters._channels_last import DepthwiseConv, layer_norm, pointwise
+from edgetx.exporters._pictures import Extension
 from edgetx.exporters._restoration import RestorationFamily, Stages, Trunk, to_maps, to_tokens
 from edgetx.exporters._windowed import Block, gather_bias, linear
 from edgetx.ops import window_attention
@@ -161,15 +161,6 @@ def _block(module: Any, tables: tuple[tuple[Tensor, Tensor], ...]) -> nn.Module:
     return Block(module.norm1, RectangleAttention(module, biases), module.norm2, mlp)
 
 
-def extend(image: Tensor, window: int) -> Tensor:
-    """NCHW, mirrored with its edge repeated: always beyond the next multiple of the window."""
-    for axis in (2, 3):
-        size = image.shape[axis]
-        position = torch.arange((size // window + 1) * window, device=image.device)
-        image = image.index_select(axis, torch.minimum(position, 2 * size - 1 - position).clamp(min=0))
-    return image
-
-
 def _model(model: Any) -> Trunk:
     tables = (
         (model.biases_h, model.relative_position_index_h),
@@ -188,7 +179,7 @@ def _model(model: Any) -> Trunk:
         nn.Sequential(*stages, layer_norm(model.norm.body.weight, model.norm.body.bias)),
         model.conv_after_body,
         model.upsample,
-        extend=partial(extend, window=model.window_size),
+        extension=Extension(model.window_size, beyond=True, kind="mirror"),
         multiple=model.window_size,
         scale=model.upscale,
         channels=model.conv_first.in_channels,

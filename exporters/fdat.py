@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from edgetx.errors import ExportError
 from edgetx.exporters import _modules
 from edgetx.exporters._channels_last import DepthwiseConv, pointwise
-from edgetx.exporters._pictures import to_multiple
+from edgetx.exporters._pictures import Extension
 from edgetx.exporters._restoration import RestorationFamily, Stages, Trunk
 from edgetx.exporters._windowed import Block, WindowAttention, linear
 from edgetx.ops.window_attention import WindowAttentionAttributes
@@ -107,10 +106,6 @@ def _block(module: Any) -> nn.Module:
     return Block(module.n1, attention(module), module.n2, FeedForward(module.ffn))
 
 
-def _whole(image: Tensor) -> Tensor:
-    return image
-
-
 def _model(model: Any) -> Trunk:
     if _modules.holds(model.upsampler, {f"{_MODULE}.DySample", f"{_MODULE}.LDA_AQU"}):
         raise ExportError(
@@ -128,7 +123,7 @@ def _model(model: Any) -> Trunk:
         model.conv_after,
         model.upsampler,
         multiple=multiple,
-        extend=partial(to_multiple, multiple=model.pad) if model.pad else _whole,
+        extension=Extension(unshuffled),
         scale=model.upscale,
         channels=first.in_channels // unshuffled**2,
         out_channels=int(model.upsampler.MetaUpsample[4]),

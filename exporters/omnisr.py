@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgetx.exporters._channels_last import DepthwiseConv, layer_norm, pointwise
+from edgetx.exporters._pictures import Extension
 from edgetx.exporters._restoration import RestorationFamily, Trunk, to_maps, to_tokens
 from edgetx.exporters._windowed import WindowAttention
 from edgetx.ops.window_attention import WindowAttentionAttributes
@@ -168,14 +168,6 @@ class Group(nn.Module):
         return to_tokens(self.gate(to_maps(x + self.body(x))))
 
 
-def _padded(image: Tensor, multiple: int) -> Tensor:
-    height, width = image.shape[-2:]
-    bottom, right = ((size + multiple - 1) // multiple * multiple - size for size in (height, width))
-    if isinstance(bottom, int) and isinstance(right, int) and not bottom and not right:
-        return image
-    return functional.pad(image, (0, right, 0, bottom))
-
-
 def _model(model: Any) -> Trunk:
     window = model.window_size
     return Trunk(
@@ -184,7 +176,7 @@ def _model(model: Any) -> Trunk:
         model.output,
         model.up,
         multiple=window,
-        extend=partial(_padded, multiple=window),
+        extension=Extension(window, kind="zeros"),
         scale=model.up_scale,
         channels=model.input.in_channels,
         out_channels=model.up[0].out_channels // model.up_scale**2,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.exporters._channels_last import DepthwiseConv
-from edgetx.exporters._pictures import INPUT, OUTPUT
+from edgetx.exporters._pictures import INPUT, OUTPUT, Extension, Places
 from edgetx.exporters._restoration import RestorationFamily, Trunk, to_maps, to_tokens
 from edgetx.exporters._windowed import Block, WindowAttention, gather_bias, linear
 from edgetx.exporters.scunet import Double
@@ -153,7 +153,8 @@ class Body(nn.Module):
 class Picture(Trunk):
     """Uformer's outside: no long residual but that of the picture itself, where it has three channels."""
 
-    def forward(self, image: Tensor) -> Tensor:
+    def forward(self, image: Tensor, places: Places = ()) -> Tensor:
+        image = self.extension(image, places)
         out: Tensor = self.tail(to_maps(self.body(to_tokens(self.first(image)))))
         return image + out if self.channels == 3 else out
 
@@ -166,6 +167,7 @@ def _model(model: Any) -> Trunk:
         nn.Identity(),
         last,
         multiple=model.win_size * 2**HALVINGS,
+        extension=Extension(),
         scale=1,
         channels=model.dd_in,
         out_channels=last.out_channels,

@@ -27,9 +27,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from edgetx.errors import InputError
-from edgetx.exporters._pictures import crop, to_multiple
+from edgetx.exporters._pictures import Extension, Places, crop
 
 MULTIPLE = 8
+EXTENSION = Extension(MULTIPLE)
 """Of height and width: three levels, each half as large as the one before."""
 
 CHANNELS = 3
@@ -249,9 +250,13 @@ class Histoformer(nn.Module):
         self.reduce_chan_level_3 = reduce(last + CHANNELS, last)
         self.output = nn.Conv2d(second, CHANNELS, 3, padding=1, bias=bias)
 
-    def forward(self, image: Tensor) -> Tensor:
+    def places(self, image: Tensor) -> Places:
+        """See `Extension.places`."""
+        return EXTENSION.places(image)
+
+    def forward(self, image: Tensor, places: Places = ()) -> Tensor:
         height, width = image.shape[-2:]
-        x = to_multiple(image, MULTIPLE)
+        x = EXTENSION(image, places)
         return crop(x + self.restoration(x), height, width)
 
     def restoration(self, x: Tensor) -> Tensor:

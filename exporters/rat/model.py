@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgetx.exporters._pictures import crop, extend
+from edgetx.exporters._pictures import Extension, crop
 
 
 class LayerNorm2d(nn.Module):
@@ -248,11 +248,9 @@ class RAT(nn.Module):
             image = functional.interpolate(image, scale_factor=float(self.scale), mode="bilinear")
             regions = regions.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
         height, width = image.shape[-2:]
-        rows, columns = (
-            (size + self.multiple - 1) // self.multiple * self.multiple for size in (height, width)
-        )
-        image = extend(image, rows, columns)
-        regions = extend(regions, rows, columns)[:, 0, :: self.stride, :: self.stride]
+        extension = Extension(self.multiple)
+        image = extension(image)
+        regions = extension(regions)[:, 0, :: self.stride, :: self.stride]
         x = self.intro(image)
         skips = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
