@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
 from edgetx.core import IOSpec, OutputVerdict, SymbolRange, TensorSpec, Verdict
 from edgetx.package._digests import digests
-from edgetx.profiles import Profile, Range
+
+if TYPE_CHECKING:
+    from edgetx.profiles import Profile
 
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
@@ -190,6 +192,8 @@ class ProfileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
 
     def to_core(self) -> Profile:
         """The noun; raises InputError where min, opt and max are not in order."""
+        from edgetx.profiles import Profile, Range  # few packages have profiles
+
         return Profile(
             {symbol: Range(each.min, each.opt, each.max) for symbol, each in self.ranges.items()}, self.share
         )

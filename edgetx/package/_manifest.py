@@ -6,7 +6,7 @@ import datetime
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -25,7 +25,9 @@ from edgetx.package._entries import (
     SymbolEntry,
     VerdictEntry,
 )
-from edgetx.profiles import Profile
+
+if TYPE_CHECKING:
+    from edgetx.profiles import Profile
 
 SCHEMA_VERSION = 2
 """1 had no CRC-32 of the files; it is read as well."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.errors import InputError
-from edgetx.images import load_image
 from edgetx.processors._settings import is_number, pick_input, settings
 from edgetx.processors.tensors import numpy_dtype, summarise
 
@@ -90,6 +89,8 @@ class _ImageProcessor:
         Raises:
             InputError: see `load_image`; also no such input, or an image too narrow to resize.
         """
+        from edgetx.images import load_image
+
         spec = pick_input(io, self.input, self.kind)
         image = load_image(path)
         if self.native_size and len(spec.shape) == 4:

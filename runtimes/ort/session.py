@@ -19,7 +19,7 @@ import onnxruntime
 
 from edgetx.core import REFUSAL, Feeds, IOSpec, Session, Target
 from edgetx.errors import EdgetxError, InputError, PackageError, UnavailableError
-from edgetx.processors import ImageRestoration, numpy_dtype
+from edgetx.processors import numpy_dtype
 from edgetx.runtimes.ort import PROVIDERS, Kernels, parse_device, parse_provider
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class OrtSession(Session):
             "extended": levels.ORT_ENABLE_EXTENDED,
             "all": levels.ORT_ENABLE_ALL,
         }[self._target.optimization]
-        if isinstance(package.processor, ImageRestoration):
+        if self.processor is not None and self.processor.kind == "image-restoration":
             # Pictures are large and of every size. Memory that is planned for one shape, or kept for a later
             # tensor of the same shape, is what a run then peaks at: DAT-light x2 took 5.1 KB per pixel with
             # both, 4.6 KB without patterns and 3.2 KB without either, as fast.
