@@ -6,7 +6,6 @@ Importing this imports no engine, and opening a package only the runtimes that a
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Callable
@@ -19,8 +18,6 @@ from edgetx.package import Package
 from edgetx.runtimes.chain import Chain
 
 __all__ = ["Chain", "get", "load", "runtimes"]
-
-logger = logging.getLogger(__name__)
 
 _TABLE = {
     "ort": "edgetx.runtimes.ort:OrtRuntime",
@@ -125,6 +122,12 @@ def _open(opened: Package, chosen: Runtime | None, target: Target) -> Session:
         reason = candidate.why_not(opened, target)
         if reason is None:
             return candidate.open(opened, target)
-        logger.info("runtime %s is skipped: %s", candidate.id, reason)
+        _tell_skipped(candidate, reason)
         reasons.append(f"{candidate.id}: {reason}")
     raise UnavailableError(f"no runtime can run {opened.model_path} on {target.device}: {'; '.join(reasons)}")
+
+
+def _tell_skipped(runtime: Runtime, reason: str) -> None:
+    import logging  # here, since it takes 4 ms of a start-up that skips none
+
+    logging.getLogger(__name__).info("runtime %s is skipped: %s", runtime.id, reason)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,8 +15,6 @@ from edgetx.processors.tensors import numpy_dtype, summarise
 if TYPE_CHECKING:
     import numpy as np
     from PIL import Image
-
-logger = logging.getLogger(__name__)
 
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "box", "hamming")
@@ -108,7 +105,11 @@ class _ImageProcessor:
                 sides.append(fixed)
         height, width = sides
         if (height, width) != (image.height, image.width):
-            logger.info("%s: %dx%d resized to %dx%d", path, image.width, image.height, width, height)
+            import logging
+
+            logging.getLogger(__name__).info(
+                "%s: %dx%d resized to %dx%d", path, image.width, image.height, width, height
+            )
         return self._resize(image, height, width, path)
 
     def _resize_and_crop(self, image: Image.Image, path: str) -> Image.Image:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import re
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -12,8 +11,6 @@ from edgetx.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from edgetx.package import Package
-
-logger = logging.getLogger(__name__)
 
 KERNEL_PRECISIONS = ("float32", "float16", "bfloat16")
 """The dtypes for which edgetx's operator library has kernels."""
@@ -158,8 +155,12 @@ class OrtRuntime(Runtime):
 
         kernels = self._kernels(package, target)
         if kernels.why_not_all is not None and target.custom_ops and package.manifest.operators:
+            import logging  # here, since it takes 4 ms of a start-up that has nothing to say
+
             what = "its operators" if not kernels.operators else "some operators"
-            logger.warning("%s runs %s as standard ONNX: %s", package.name, what, kernels.why_not_all)
+            logging.getLogger(__name__).warning(
+                "%s runs %s as standard ONNX: %s", package.name, what, kernels.why_not_all
+            )
         return OrtSession(package, target, kernels)
 
     def _kernels(self, package: Package, target: Target) -> Kernels:
