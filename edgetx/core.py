@@ -1,7 +1,8 @@
 """The nouns of edgetx, free of any framework: numpy is imported only where arrays are touched.
 
 A `Reference` (a loaded PyTorch model) becomes a `Package` on disk (`edgetx.package`), a `Runtime` opens a
-package as a `Session`, and `Verdict` and `BenchReport` say how well and how fast it runs.
+package as a `Session`, and `Verdict` and `BenchReport` say how well and how fast it runs. Those of the export
+side (`edgetx.references`) and verdicts (`edgetx.verdicts`) are found here too.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import functools
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from edgetx.errors import InputError, UnavailableError
@@ -18,10 +20,14 @@ from edgetx.errors import InputError, UnavailableError
 if TYPE_CHECKING:
     from types import TracebackType
 
-    import torch
-
     from edgetx.engines import Engine, Request
     from edgetx.package import Package
+    from edgetx.references import Architecture as Architecture
+    from edgetx.references import Reference as Reference
+    from edgetx.references import Rewrite as Rewrite
+    from edgetx.references import Stage as Stage
+    from edgetx.verdicts import OutputVerdict as OutputVerdict
+    from edgetx.verdicts import Verdict as Verdict
 
 Array = "np.ndarray[Any, np.dtype[Any]]"
 Dim = int | str
@@ -203,97 +209,6 @@ class Processor(Protocol):
         """The settings, JSON-serialisable; `type(self)(**to_dict())` gives an equal processor."""
 
 
-@dataclass
-class Reference:
-    """A loaded PyTorch model in eval mode and all that the export needs to know of it.
-
-    `module(*tensors)`, called with one tensor per `io.inputs` in order, returns a tensor, or a tuple or
-    mapping of tensors matching `io.outputs`. `samples` are real inputs; the first one is traced.
-    """
-
-    module: torch.nn.Module
-    io: IOSpec
-    samples: Sequence[Mapping[str, Any]]
-    architecture: str
-    source: str
-    name: str
-    weights: Weights
-    processor: Processor | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Rewrite:
-    """A copy of a model whose attention modules are replaced by operators; the original is untouched."""
-
-    module: torch.nn.Module
-    replaced: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a rewritten model that can be exported, timed and run on its own.
-
-    `module(*tensors)` takes and returns tensors as `Reference.module` does. Inputs are, by name, inputs of
-    the whole or outputs of earlier stages; `io.symbols` may start at 0 where a size depends on the data.
-    """
-
-    name: str
-    module: torch.nn.Module
-    io: IOSpec
-
-
-class Architecture(ABC):
-    """What an exporter declares about one family of models. Stateless; one instance per registry line."""
-
-    id: ClassVar[str]
-    title: ClassVar[str]
-    paper: ClassVar[str]
-    presets: ClassVar[Mapping[str, str]]
-    """Bare names that users may type -> SOURCE, e.g. `swin_tiny -> timm:swin_tiny_patch4_window7_224`."""
-
-    @abstractmethod
-    def recognises(self, module: torch.nn.Module) -> bool:
-        """Whether `module` is (or wraps) a model of this family, from any of the supported libraries."""
-
-    @abstractmethod
-    def describe(self, module: torch.nn.Module, example: Any | None = None) -> IOSpec:
-        """The inputs and outputs, with symbols for batch and, where the model takes it, height and width."""
-
-    @abstractmethod
-    def rewrite(self, module: torch.nn.Module) -> Rewrite:
-        """A copy that shares the weights and calls edgetx operators; `module` itself is not changed."""
-
-    def stages(self, module: torch.nn.Module) -> Sequence[Stage]:
-        """The parts of a module that `rewrite` made, which run one after the other are the whole; () if none.
-
-        Every output of the whole is an output of some stage.
-        """
-        return ()
-
-    def samples(self, module: torch.nn.Module) -> Sequence[Feeds]:
-        """Inputs to verify `module` with where random numbers would not do; () leaves them to its source."""
-        return ()
-
-    def golden(
-        self, module: torch.nn.Module, samples: Sequence[Feeds]
-    ) -> tuple[Sequence[Feeds], Sequence[str]]:
-        """The inputs that a package of `module` is verified on, and notes on them; by default its samples.
-
-        For models whose answer to some inputs is a matter of rounding.
-        """
-        return samples, ()
-
-    def processor(self, module: torch.nn.Module) -> Processor | None:
-        """The processor that goes with `module`; None leaves it to the library that the model came from."""
-        return None
-
-    def source_from_state_dict(self, state_dict: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
-        """SOURCE and keyword arguments of the model that a bare checkpoint fits; None for another family."""
-        return None
-
-
 @dataclass(frozen=True, slots=True)
 class Target:
     """What a package is opened for: a runtime's device and its settings.
@@ -457,40 +372,20 @@ class Runtime(ABC):
         return None
 
 
-@dataclass(frozen=True, slots=True)
-class OutputVerdict:
-    """How one output compares with the reference over all golden cases (largest error, lowest cosine).
-
-    Attributes:
-        psnr: lowest PSNR in dB of an output that is an image; infinite where all are equal.
-        ssim: lowest SSIM of an output that is an image; None where a side is shorter than SSIM's window.
-    """
-
-    name: str
-    max_abs: float
-    max_rel: float
-    cosine: float
-    tolerance: float
-    passed: bool
-    psnr: float | None = None
-    ssim: float | None = None
+_ELSEWHERE = {
+    "Architecture": "edgetx.references",
+    "Reference": "edgetx.references",
+    "Rewrite": "edgetx.references",
+    "Stage": "edgetx.references",
+    "OutputVerdict": "edgetx.verdicts",
+    "Verdict": "edgetx.verdicts",
+}
+"""Nouns that no session needs; loaded on first use, which keeps them out of its start-up."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Passed or not, per output, with the tolerance that was used and on what it ran."""
-
-    outputs: tuple[OutputVerdict, ...]
-    cases: int
-    ran_on: Mapping[str, str]
-    error: str | None = None
-
-    @property
-    def passed(self) -> bool:
-        """Whether every output of every case is within tolerance and nothing failed to run."""
-        return self.error is None and bool(self.outputs) and all(output.passed for output in self.outputs)
-
-    @property
-    def max_abs(self) -> float:
-        """The largest absolute error over all outputs."""
-        return max((output.max_abs for output in self.outputs), default=float("nan"))
+def __getattr__(name: str) -> Any:
+    if name not in _ELSEWHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(_ELSEWHERE[name]), name)
+    globals()[name] = value
+    return value

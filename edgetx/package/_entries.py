@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from edgetx.core import IOSpec, OutputVerdict, SymbolRange, TensorSpec, Verdict
+from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.package._digests import digests
 
 if TYPE_CHECKING:
+    from edgetx.core import Verdict
     from edgetx.profiles import Profile
 
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
@@ -135,6 +136,8 @@ class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
 
     def to_core(self) -> Verdict:
         """The core noun."""
+        from edgetx.core import OutputVerdict, Verdict
+
         return Verdict(
             outputs=tuple(
                 OutputVerdict(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from edgetx import __version__, processors
-from edgetx.core import DTYPES, Processor, Reference, Verdict, Weights
+from edgetx.core import DTYPES, Processor, Weights
 from edgetx.errors import InputError, PackageError
 from edgetx.package._entries import (
     ConversionEntry,
@@ -27,6 +27,7 @@ from edgetx.package._entries import (
 )
 
 if TYPE_CHECKING:
+    from edgetx.core import Reference, Verdict
     from edgetx.profiles import Profile
 
 SCHEMA_VERSION = 2

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from edgetx import processors
-from edgetx.core import IOSpec, Processor, Verdict
+from edgetx.core import IOSpec, Processor
 from edgetx.errors import EdgetxError, InputError, PackageError
 from edgetx.package._digests import crc32, sha256
 from edgetx.package._manifest import MANIFEST, MODEL, Manifest
@@ -19,6 +19,7 @@ from edgetx.package._manifest import MANIFEST, MODEL, Manifest
 if TYPE_CHECKING:
     import numpy as np
 
+    from edgetx.core import Verdict
     from edgetx.package._entries import FileEntry
     from edgetx.profiles import Profile
 
