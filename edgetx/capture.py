@@ -109,14 +109,14 @@ def _places(
 ) -> list[torch.Tensor]:
     """Examples of what a `Resizing` model computes apart, of sizes that are no other input's.
 
-    What comes later may be computed from what came before, and is as large at least.
+    Each is longer than it would be: what is cut to the input's size then is cut indeed.
     """
     if not hasattr(rewritten, "places") or not all(len(each) > 1 for each in shapes):
         return []
     taken = {size for tensor in args for size in tensor.shape}
     found = []
-    for index, tensor in enumerate(cast(Resizing, rewritten).places(*args)):
-        size = max(2, tensor.shape[-2] + 4 * index)
+    for tensor in cast(Resizing, rewritten).places(*args):
+        size = tensor.shape[-2] + 1
         while size in taken:
             size += 1
         taken.add(size)
@@ -147,6 +147,9 @@ def _join(first: ir.Model, model: ir.Model) -> None:
     for value in constants:
         graph.register_initializer(value)
     del graph.inputs[count:]
+    # Both parts compute with the input's sizes.
+    ir.passes.common.DeduplicateInitializersPass()(model)
+    ir.passes.common.CommonSubexpressionEliminationPass()(model)
 
 
 def save(model: ir.Model, path: Path) -> None:

@@ -41,17 +41,19 @@ class Extension:
 
     def __call__(self, image: Tensor, places: Places = ()) -> Tensor:
         """The whole picture, NCHW; `places`, where they are given, are those that `places` gave."""
-        if not self.count:
+        if self == Extension():
             return image
-        rows, columns = self._sizes(image)
-        if self.kind == "zeros" and not (_equal(rows, image.shape[2]) and _equal(columns, image.shape[3])):
-            image = nn.functional.pad(image, (0, 1, 0, 1))
         if places:
             vertical, horizontal = places[0].unbind(0) if self.square else places
+            if self.kind == "zeros":
+                image = nn.functional.pad(image, (0, 1, 0, 1))
             return image.index_select(2, vertical.flatten()).index_select(3, horizontal.flatten())
-        for axis, size in ((2, rows), (3, columns)):
+        for axis, size in enumerate(self._sizes(image), 2):
             if not _equal(size, image.shape[axis]):
-                image = image.index_select(axis, self._positions(image, axis, size))
+                positions = self._positions(image, axis, size)
+                if self.kind == "zeros":
+                    image = nn.functional.pad(image, (0, 0, 0, 1) if axis == 2 else (0, 1))
+                image = image.index_select(axis, positions)
         return image
 
     def places(self, image: Tensor) -> Places:
@@ -64,18 +66,13 @@ class Extension:
             `[R, multiple]` rows and `[C, multiple]` columns; of square pictures, both in one
             `[2, R, multiple]`; nothing where no picture is extended.
         """
-        if not self.count:
+        if self == Extension():
             return ()
         rows, columns = (
             self._positions(image, axis, size).reshape(-1, self.multiple)
             for axis, size in enumerate(self._sizes(image), 2)
         )
         return (torch.stack((rows, columns)),) if self.square else (rows, columns)
-
-    @property
-    def count(self) -> int:
-        """How many tensors `places` returns."""
-        return 0 if self == Extension() else 1 if self.square else 2
 
     def _sizes(self, image: Tensor) -> tuple[Any, Any]:
         rows, columns = (self._size(size) for size in image.shape[2:])
@@ -138,17 +135,21 @@ class ImageModel(nn.Module):
         self.extension = Extension(multiple_of, max(minimum, 1), square)
 
     def places(self, image: Tensor) -> Places:
-        """See `Extension.places`; then the model's own, of the picture that it is given."""
-        own = self.extension.places(image)
-        inner = getattr(self.model, "places", None)
-        return own if inner is None else (*own, *inner(self.extension(image, own)))
+        """See `Extension.places`: those of the model, where it extends pictures too, else of this."""
+        return self._inner.places(self.extension(image)) if self._inner else self.extension.places(image)
 
     def forward(self, image: Tensor, places: Places = ()) -> Tensor:
         height, width = image.shape[-2:]
-        own, inner = places[: self.extension.count], places[self.extension.count :]
-        image = self.extension(image, own)
-        out: Tensor = self.model(image, inner) if inner else self.model(image)
+        if places and self._inner:
+            out: Tensor = self.model(self.extension(image), places)
+        else:
+            out = self.model(self.extension(image, places))
         return crop(out, self.scale * height, self.scale * width)
+
+    @property
+    def _inner(self) -> Extension | None:
+        inner = getattr(self.model, "extension", None)
+        return inner if isinstance(inner, Extension) and inner != Extension() else None
 
     def io(self, size: int | None = None) -> IOSpec:
         """Pictures of any size in and out, or of `size` x `size`."""
