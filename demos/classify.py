@@ -10,7 +10,6 @@ import gradio as gr
 import numpy as np
 from PIL import Image, ImageDraw
 
-import edgetx
 from edgetx.demos import site
 from edgetx.demos.models import Store
 from edgetx.errors import InputError
@@ -46,7 +45,7 @@ def run(
     if not isinstance(processor, ImageClassification):
         raise InputError(f"{package.name} classifies no pictures; offer a classifier")
     say("running")
-    with edgetx.load(package) as session:
+    with store.sessions.of(package) as session:
         start = perf_counter()
         feeds = processor.preprocess(path, session.io)
         ready = perf_counter()

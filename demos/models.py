@@ -15,6 +15,7 @@ from types import TracebackType
 
 import edgetx
 from edgetx.core import Processor
+from edgetx.demos.sessions import Sessions
 from edgetx.errors import InputError
 from edgetx.package import Package
 from edgetx.processors import ImageClassification, PointCloudDetection
@@ -100,6 +101,9 @@ def architectures() -> dict[str, Model]:
 class Store:
     """Packages by model and precision, each made once; a context manager that removes them.
 
+    Attributes:
+        sessions: those that pages keep open, of packages that are not removed yet.
+
     Args:
         upscalers, classifiers, detectors: what the pages offer, by the name that they show.
         examples: a folder whose files the pages offer as examples, instead of their own.
@@ -125,6 +129,7 @@ class Store:
         self._lock = threading.Lock()
         self._uploads: dict[str, None] = {}
         self._children: set[Child] = set()
+        self.sessions = Sessions()
 
     def __enter__(self) -> Store:
         return self
@@ -138,6 +143,7 @@ class Store:
         """End what still runs, and remove every package."""
         for child in list(self._children):
             child.close()
+        self.sessions.close()
         self._root.cleanup()
 
     @property
@@ -194,6 +200,7 @@ class Store:
             for old in list(self._uploads)[:-MOST_UPLOADS]:
                 del self._uploads[old]
                 for folder in self.packages.glob(f"{old}.*"):
+                    self.sessions.forget(folder)
                     shutil.rmtree(folder, ignore_errors=True)
             return package
 

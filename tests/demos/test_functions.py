@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ if (reason := demos.why_not()) is not None:
 from edgetx.cli import app  # noqa: E402
 from edgetx.demos import classify, models, site, upscale  # noqa: E402
 from edgetx.demos.models import Store  # noqa: E402
+from edgetx.demos.sessions import Sessions  # noqa: E402
 from edgetx.errors import EdgetxError, InputError, SourceError  # noqa: E402
 
 
@@ -125,7 +128,7 @@ def test_own_checkpoint_and_how_long_it_is_kept(
 
     module = sources.load(next(iter(store.upscalers.values())).source, pretrained=False).module
     monkeypatch.setattr(models, "MOST_UPLOADS", 1)
-    kept = []
+    kept, closed = [], []
     for index in range(2):
         state = {name: each.clone() for name, each in module.model.state_dict().items()}
         next(each for each in state.values() if each.is_floating_point()).add_(index)
@@ -133,7 +136,87 @@ def test_own_checkpoint_and_how_long_it_is_kept(
         _, report = restore(store, small, model=upscale.OWN, checkpoint=str(tmp_path / f"{index}.pth"))
         assert "checkpoint weights" in report
         kept.append([*store.packages.glob("upload*")])
+        with store.sessions.of(edgetx.Package.open(kept[-1][0])) as session:
+            monkeypatch.setattr(session, "close", functools.partial(closed.append, index))
+    assert closed == [0]
     assert len(kept[0]) == len(kept[1]) == 1 and kept[0] != kept[1]
+
+
+def packages(parent: Path, number: int, **fields: Any) -> list[edgetx.Package]:
+    """Packages that negate `x`."""
+    import onnx
+
+    from edgetx.core import IOSpec, TensorSpec
+    from edgetx.package import create
+    from tests.manifests import manifest
+
+    io = IOSpec((TensorSpec("x", "float32", (2,)),), (TensorSpec("y", "float32", (2,)),))
+    made = []
+    for index in range(number):
+        with create(parent / f"{index}", force=True) as draft:
+            text = (
+                '<ir_version: 10, opset_import: ["" : 20]> negate (float[2] x) => (float[2] y) { y = Neg(x) }'
+            )
+            onnx.save(onnx.parser.parse_model(text), draft.model_path)
+            draft.save_golden([])
+            draft.seal(manifest(f"negate{index}", io, **fields))
+            made.append(draft.publish())
+    return made
+
+
+class Opened:
+    """`edgetx.load`, and which sessions it opened and which of them are closed."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.all: list[Any] = []
+        self.closed: list[Any] = []
+        load = edgetx.load
+
+        def opening(package: Any) -> Any:
+            session = load(package)
+            close = session.close
+            self.all.append(session)
+
+            def closing() -> None:
+                self.closed.append(session)
+                close()
+
+            session.close = closing  # type: ignore[method-assign]
+            return session
+
+        monkeypatch.setattr(edgetx, "load", opening)
+
+
+def test_sessions_stay_open_and_the_oldest_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two, three = packages(tmp_path, 3)
+    opened, sessions = Opened(monkeypatch), Sessions(most=2)
+    for package in (one, two, one, three, one):
+        with sessions.of(package) as session:
+            assert session.run({"x": np.ones(2, np.float32)})["y"].tolist() == [-1, -1]
+    assert len(opened.all) == 3 and opened.closed == [opened.all[1]]
+    (again,) = packages(tmp_path, 1, created="2026-01-02T00:00:00+00:00")  # in the folder of the first
+    with sessions.of(again) as session:
+        assert session is opened.all[3] and opened.closed == [opened.all[1], opened.all[0]]
+    sessions.close()
+    assert len(opened.closed) == 4
+
+
+def test_a_session_in_use_is_closed_by_its_last_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = packages(tmp_path, 2)
+    opened, sessions = Opened(monkeypatch), Sessions(most=1)
+
+    def ask(index: int) -> None:
+        with sessions.of((one, two)[index % 2]) as session:
+            assert session not in opened.closed
+            session.run({"x": np.ones(2, np.float32)})
+            assert session not in opened.closed
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(ask, range(64)))
+    with sessions.of(one) as session:
+        sessions.forget(one.path)
+        assert session not in opened.closed
+    assert sorted(map(id, opened.closed)) == sorted(map(id, opened.all))
 
 
 def test_errors_reach_the_page_without_the_folders_of_the_server() -> None:
