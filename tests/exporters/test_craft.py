@@ -37,6 +37,6 @@ def test_configuration(settings: dict[str, Any], restores: Any) -> None:
 
 @pytest.mark.slow
 def test_full_size_model_has_few_nodes(restores: Any) -> None:
-    """PyTorch's own exporter writes 2,567 nodes for it; eight of these compute sizes that are traced apart."""
+    """PyTorch's own exporter writes 2,567 nodes; eight of these compute sizes that are traced apart."""
     _, model = restores("CRAFT", {"upscale": 4}, ((1, 16, 16),))
     assert len(list(model.graph)) - 8 < 2567 / 4
