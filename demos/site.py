@@ -32,6 +32,8 @@ MOST_EXAMPLES = 12
 """Of a folder of examples, in the order of their names."""
 QUEUE = 256
 """Requests that wait; more are told that the queue is full."""
+SESSIONS = 64
+"""Visitors whose last results Gradio keeps in memory, whole 3D pages among them; no page needs them again."""
 KEPT_SECONDS = 600
 """Gradio removes uploads and results that are older."""
 
@@ -94,6 +96,7 @@ def launch(
             strict_cors=True,
             ssr_mode=False,
             enable_monitoring=False,
+            state_session_capacity=SESSIONS,
         )
     except OSError as error:
         raise InputError(f"cannot serve on {host}, port {port or '7860 or above'}: {error}") from error
