@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -19,7 +20,8 @@ import pytest
 from edgetx import processors
 from edgetx.core import IOSpec, OutputVerdict, Reference, SymbolRange, TensorSpec, Verdict
 from edgetx.errors import PackageError
-from edgetx.package import Case, Manifest, Package, amend, create
+from edgetx.ops import library
+from edgetx.package import Case, Manifest, Package, _digests, amend, create
 from edgetx.processors import ImageClassification
 from edgetx.profiles import Profile, Range
 
@@ -167,6 +169,14 @@ def test_digests_are_those_of_the_libraries(package: Package) -> None:
         assert entry.sha256 == hashlib.sha256(data).hexdigest()
         assert entry.crc32 == f"{zlib.crc32(data):08x}"
         assert entry.size == len(data)
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, (1 << 20) + 77])
+def test_the_native_crc32_is_zlibs(size: int, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(data := bytes(number * number % 251 for number in range(size)))
+    assert _digests.crc32(tmp_path / "file") == f"{zlib.crc32(data):08x}"
+    if library.path() is not None and platform.machine() == "x86_64":
+        assert _digests._crc32() is not zlib.crc32
 
 
 def test_schema_1_has_sha256_alone(package: Package) -> None:

@@ -7,9 +7,9 @@
 #include <fstream>
 #include <vector>
 
-#include "edgetx/capi/crc32.h"
 #include "edgetx/capi/error.h"
 #include "edgetx/capi/sha256.h"
+#include "edgetx/ops/native/crc32.h"
 
 namespace edgetx::capi {
 namespace {

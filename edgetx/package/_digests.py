@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 BLOCK = 1 << 20
@@ -16,9 +17,9 @@ def crc32(file: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    value = 0
+    add, value = _crc32(), 0
     for block in _blocks(file):
-        value = zlib.crc32(block, value)
+        value = add(block, value)
     return f"{value:08x}"
 
 
@@ -36,6 +37,29 @@ def digests(file: Path) -> tuple[str, str]:
         identity.update(block)
         value = zlib.crc32(block, value)
     return identity.hexdigest(), f"{value:08x}"
+
+
+@cache
+def _crc32() -> Callable[[memoryview, int], int]:
+    """`zlib.crc32`, or the native library's, which takes a fifth of the time where it has it."""
+    import ctypes
+
+    from edgetx.errors import UnavailableError
+    from edgetx.ops import library
+
+    try:
+        native = ctypes.CDLL(library.path() or "").edgetx_crc32
+    except (UnavailableError, OSError, AttributeError):
+        return zlib.crc32
+    native.argtypes = ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t
+    native.restype = ctypes.c_uint32
+
+    def add(block: memoryview, value: int) -> int:
+        # ctypes lets other threads run meanwhile.
+        added: int = native(value, (ctypes.c_char * len(block)).from_buffer(block), len(block))
+        return added
+
+    return add
 
 
 def _blocks(file: Path) -> Iterator[memoryview]:
