@@ -3,7 +3,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -175,8 +174,11 @@ def test_digests_are_those_of_the_libraries(package: Package) -> None:
 def test_the_native_crc32_is_zlibs(size: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data := bytes(number * number % 251 for number in range(size)))
     assert _digests.crc32(tmp_path / "file") == f"{zlib.crc32(data):08x}"
-    if library.path() is not None and platform.machine() == "x86_64":
-        assert _digests._crc32() is not zlib.crc32
+    assert (_digests._native() is None) == (library.path() is None)
+    with pytest.raises(FileNotFoundError):
+        _digests.crc32(tmp_path / "none")
+    with pytest.raises(IsADirectoryError):
+        _digests.crc32(tmp_path)
 
 
 def test_schema_1_has_sha256_alone(package: Package) -> None:

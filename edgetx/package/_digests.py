@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -17,9 +18,11 @@ def crc32(file: Path) -> str:
     Raises:
         OSError: the file cannot be read.
     """
-    add, value = _crc32(), 0
+    if (native := _native()) is not None:
+        return f"{native(file):08x}"
+    value = 0
     for block in _blocks(file):
-        value = add(block, value)
+        value = zlib.crc32(block, value)
     return f"{value:08x}"
 
 
@@ -40,26 +43,27 @@ def digests(file: Path) -> tuple[str, str]:
 
 
 @cache
-def _crc32() -> Callable[[memoryview, int], int]:
-    """`zlib.crc32`, or the native library's, which takes a fifth of the time where it has it."""
+def _native() -> Callable[[Path], int] | None:
+    """The native library's CRC-32 of a file, if it is there: the other threads never wait for this one."""
     import ctypes
 
     from edgetx.errors import UnavailableError
     from edgetx.ops import library
 
     try:
-        native = ctypes.CDLL(library.path() or "").edgetx_crc32
+        function = ctypes.CDLL(library.path() or "").edgetx_crc32_of_file
     except (UnavailableError, OSError, AttributeError):
-        return zlib.crc32
-    native.argtypes = ctypes.c_uint32, ctypes.c_void_p, ctypes.c_size_t
-    native.restype = ctypes.c_uint32
+        return None
+    function.argtypes = ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32)
+    function.restype = ctypes.c_int
 
-    def add(block: memoryview, value: int) -> int:
-        # ctypes lets other threads run meanwhile.
-        added: int = native(value, (ctypes.c_char * len(block)).from_buffer(block), len(block))
-        return added
+    def crc32(file: Path) -> int:
+        value = ctypes.c_uint32()
+        if error := function(os.fsencode(file), ctypes.byref(value)):
+            raise OSError(error, os.strerror(error), str(file))
+        return value.value
 
-    return add
+    return crc32
 
 
 def _blocks(file: Path) -> Iterator[memoryview]:

@@ -1,6 +1,9 @@
 #include "edgetx/ops/native/crc32.h"
 
 #include <array>
+#include <cerrno>
+#include <cstdio>
+#include <vector>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #define EDGETX_FOLDS
@@ -105,11 +108,17 @@ std::string Crc32::Hex() const {
 
 }  // namespace edgetx
 
-#ifdef EDGETX_FOLDS
-extern "C" uint32_t edgetx_crc32(uint32_t value, const void* bytes, size_t count) {
+extern "C" int edgetx_crc32_of_file(const char* path, uint32_t* value) {
+  std::FILE* file = std::fopen(path, "rb");
+  if (file == nullptr) return errno;
+  std::setvbuf(file, nullptr, _IONBF, 0);
+  // Smaller than the caches, so that what was read is still there when it is added.
+  std::vector<uint8_t> block(size_t{1} << 18);
   edgetx::Crc32 crc;
-  crc.Resume(value);
-  crc.Add(static_cast<const uint8_t*>(bytes), count);
-  return crc.Value();
+  errno = 0;
+  while (const size_t count = std::fread(block.data(), 1, block.size(), file)) crc.Add(block.data(), count);
+  const int error = std::ferror(file) ? (errno ? errno : EIO) : 0;
+  std::fclose(file);
+  *value = crc.Value();
+  return error;
 }
-#endif

@@ -14,8 +14,6 @@ class Crc32 {
   uint32_t Value() const { return ~state_; }
   // The same as 8 lower-case hexadecimal digits.
   std::string Hex() const;
-  // Goes on from a value.
-  void Resume(uint32_t value) { state_ = ~value; }
 
  private:
   uint32_t state_ = ~uint32_t{0};
@@ -23,8 +21,6 @@ class Crc32 {
 
 }  // namespace edgetx
 
-#if defined(__x86_64__) && defined(__GNUC__)
-// zlib's crc32() for Python, several times as fast as the tables that zlib falls back to.
-extern "C" __attribute__((visibility("default"))) uint32_t edgetx_crc32(uint32_t value, const void* bytes,
-                                                                         size_t count);
-#endif
+// For Python, which would let other threads run, and wait for them, at every block: the CRC-32 of a file.
+// Returns 0 or an errno.
+extern "C" __attribute__((visibility("default"))) int edgetx_crc32_of_file(const char* path, uint32_t* value);
