@@ -326,7 +326,7 @@ def test_an_interrupted_build_leaves_nothing(swin: Package, signum: int) -> None
     _until(lambda: bool(list(folder.glob(".*.draft"))))
     time.sleep(0.3)  # the child is at work
     process.send_signal(signum)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     assert process.returncode == (130 if signum == signal.SIGINT else -signal.SIGKILL)
     _until(lambda: not list(folder.glob(".*.draft")))
     left = {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
@@ -334,7 +334,7 @@ def test_an_interrupted_build_leaves_nothing(swin: Package, signum: int) -> None
 
 
 def _until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
