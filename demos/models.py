@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -18,6 +17,7 @@ from edgetx.core import Processor
 from edgetx.demos.sessions import Sessions
 from edgetx.errors import InputError
 from edgetx.package import Package
+from edgetx.package.digests import sha256
 from edgetx.processors import ImageClassification, PointCloudDetection
 from edgetx.sweeps.isolation import Child
 
@@ -188,11 +188,7 @@ class Store:
         Raises:
             EdgetxError: see `package`.
         """
-        with open(checkpoint, "rb") as file:
-            digest = hashlib.sha256()
-            while block := file.read(2**20):
-                digest.update(block)
-        name = f"upload_{digest.hexdigest()}"
+        name = f"upload_{sha256(Path(checkpoint))}"
         with self._lock:
             package = self._made(name, Model(checkpoint), precision, progress)
             self._uploads.pop(name, None)

@@ -53,9 +53,7 @@ def verify(
         InputError: no such runtime, device or setting.
         UnavailableError: no runtime, or not the one asked for, can run it here.
     """
-    if not isinstance(package, Package):
-        package = Package.open(package, check=False)
-        package.check("sha256")
+    package = package if isinstance(package, Package) else Package.open(package, digest="sha256")
     cases = package.golden()
     try:
         session = load(package, runtime=runtime, target=target, stages=stages)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgetx.exporters._channels_last import DepthwiseConv
-from edgetx.exporters._pictures import Extension
+from edgetx.exporters._pictures import WHOLE
 from edgetx.exporters._restoration import Stages, Trunk
 from edgetx.exporters._windowed import WindowAttention, gather_bias, linear
 from edgetx.ops import window_attention
@@ -133,7 +133,7 @@ def trunk(model: Any, block: Callable[[Any], nn.Module], tail: nn.Module) -> Tru
         model.conv_after_body,
         tail,
         multiple=longest,
-        extension=Extension(),
+        extension=WHOLE,
         scale=model.upscale,
         channels=channels,
         out_channels=channels,

@@ -41,7 +41,7 @@ class Extension:
 
     def __call__(self, image: Tensor, places: Places = ()) -> Tensor:
         """The whole picture, NCHW; `places`, where they are given, are those that `places` gave."""
-        if self == Extension():
+        if self == WHOLE:
             return image
         if places:
             vertical, horizontal = places[0].unbind(0) if self.square else places
@@ -66,7 +66,7 @@ class Extension:
             `[R, multiple]` rows and `[C, multiple]` columns; of square pictures, both in one
             `[2, R, multiple]`; nothing where no picture is extended.
         """
-        if self == Extension():
+        if self == WHOLE:
             return ()
         rows, columns = (
             self._positions(image, axis, size).reshape(-1, self.multiple)
@@ -95,6 +95,10 @@ class Extension:
         if self.kind == "mirror":
             return torch.minimum(position, 2 * length - 1 - position).clamp(min=0)
         return (length - 1 - (position - (length - 1)).abs()).clamp(min=0)
+
+
+WHOLE = Extension()
+"""The picture as it is."""
 
 
 def _equal(size: Any, other: Any) -> bool:
@@ -149,7 +153,7 @@ class ImageModel(nn.Module):
     @property
     def _inner(self) -> Extension | None:
         inner = getattr(self.model, "extension", None)
-        return inner if isinstance(inner, Extension) and inner != Extension() else None
+        return inner if isinstance(inner, Extension) and inner != WHOLE else None
 
     def io(self, size: int | None = None) -> IOSpec:
         """Pictures of any size in and out, or of `size` x `size`."""

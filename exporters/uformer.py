@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.exporters._channels_last import DepthwiseConv
-from edgetx.exporters._pictures import INPUT, OUTPUT, Extension, Places
+from edgetx.exporters._pictures import INPUT, OUTPUT, WHOLE, Places
 from edgetx.exporters._restoration import RestorationFamily, Trunk, to_maps, to_tokens
 from edgetx.exporters._windowed import Block, WindowAttention, gather_bias, linear
 from edgetx.exporters.scunet import Double
@@ -167,7 +167,7 @@ def _model(model: Any) -> Trunk:
         nn.Identity(),
         last,
         multiple=model.win_size * 2**HALVINGS,
-        extension=Extension(),
+        extension=WHOLE,
         scale=1,
         channels=model.dd_in,
         out_channels=last.out_channels,

@@ -20,7 +20,7 @@ from edgetx import processors
 from edgetx.core import IOSpec, OutputVerdict, Reference, SymbolRange, TensorSpec, Verdict
 from edgetx.errors import PackageError
 from edgetx.ops import library
-from edgetx.package import Case, Manifest, Package, _digests, amend, create
+from edgetx.package import Case, Manifest, Package, amend, create, digests
 from edgetx.processors import ImageClassification
 from edgetx.profiles import Profile, Range
 
@@ -173,12 +173,12 @@ def test_digests_are_those_of_the_libraries(package: Package) -> None:
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 1000, (1 << 20) + 77])
 def test_the_native_crc32_is_zlibs(size: int, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(data := bytes(number * number % 251 for number in range(size)))
-    assert _digests.crc32(tmp_path / "file") == f"{zlib.crc32(data):08x}"
-    assert (_digests._native() is None) == (library.path() is None)
+    assert digests.crc32(tmp_path / "file") == f"{zlib.crc32(data):08x}"
+    assert (digests._native() is None) == (library.path() is None)
     with pytest.raises(FileNotFoundError):
-        _digests.crc32(tmp_path / "none")
+        digests.crc32(tmp_path / "none")
     with pytest.raises(IsADirectoryError):
-        _digests.crc32(tmp_path)
+        digests.crc32(tmp_path)
 
 
 def test_schema_1_has_sha256_alone(package: Package) -> None:

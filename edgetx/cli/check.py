@@ -73,8 +73,7 @@ def verify(
             provider=provider,
             optimization=optimization.value,
         )
-        opened = Package.open(package, check=False)
-        opened.check("sha256")
+        opened = Package.open(package, digest="sha256")
         verdict = verification.verify(opened, runtime=runtime, target=target)
         chain = None
         if opened.stages:

@@ -12,6 +12,7 @@ import msgspec
 
 from edgetx.devices.link import Link, LostError
 from edgetx.errors import DeviceError
+from edgetx.package.digests import sha256
 
 BLOCK = 1 << 18
 MARGIN = 16 << 20
@@ -28,11 +29,7 @@ class Item(NamedTuple):
     @classmethod
     def of(cls, path: Path) -> Item:
         """Read a file."""
-        digest = hashlib.sha256()
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-        return cls(path, digest.hexdigest(), path.stat().st_size)
+        return cls(path, sha256(path), path.stat().st_size)
 
 
 class Traffic(msgspec.Struct, kw_only=True):

@@ -23,6 +23,7 @@ from edgetx.engines.lock import lock
 from edgetx.engines.ranges import Ranges
 from edgetx.errors import PackageError
 from edgetx.package import ProfileEntry
+from edgetx.package.digests import sha256
 from edgetx.profiles import Profile
 
 if TYPE_CHECKING:
@@ -175,7 +176,7 @@ class Cache:
                         key=dict(key),
                         profiles=tuple(ProfileEntry.of(Profile(ranges, 0.0)) for ranges in profiles),
                         size=(draft / PLAN).stat().st_size,
-                        sha256=_sha256(draft / PLAN),
+                        sha256=sha256(draft / PLAN),
                         seconds=round(monotonic() - started, 3),
                         edgetx_version=__version__,
                         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -274,7 +275,7 @@ def read(folder: Path, *, hashes: bool = True) -> Engine:
             return Engine(
                 folder, record, f"{problem}: it is {'truncated' if size < record.size else 'changed'}"
             )
-        if hashes and _sha256(plan) != record.sha256:
+        if hashes and sha256(plan) != record.sha256:
             return Engine(folder, record, f"{folder.name}/{PLAN} has changed since it was written")
     except OSError as error:
         return Engine(folder, record, f"{folder.name}/{PLAN} cannot be read ({error.strerror})")
@@ -295,11 +296,3 @@ def _write(file: Path, record: Record) -> None:
         stream.write(msgspec.json.format(msgspec.json.encode(record), indent=2) + b"\n")
         stream.flush()
         os.fsync(stream.fileno())
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

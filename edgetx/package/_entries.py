@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
-from edgetx.package._digests import digests
+from edgetx.package.digests import digests
 
 if TYPE_CHECKING:
     from edgetx.core import Verdict

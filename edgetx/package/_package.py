@@ -13,8 +13,8 @@ import msgspec
 from edgetx import processors
 from edgetx.core import IOSpec, Processor
 from edgetx.errors import EdgetxError, InputError, PackageError
-from edgetx.package._digests import crc32, sha256
 from edgetx.package._manifest import MANIFEST, MODEL, Manifest
+from edgetx.package.digests import crc32, sha256
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,12 +52,19 @@ class Package:
     graph: str = MODEL
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str], *, check: bool = True) -> Package:
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        check: bool = True,
+        digest: Literal["crc32", "sha256"] = "crc32",
+    ) -> Package:
         """Read a package.
 
         Args:
             path: the package's folder.
-            check: compare the CRC-32 of every file with the manifest; without it only sizes are compared.
+            check: compare every file with the manifest; without it only sizes are compared.
+            digest: by which they are compared; see `Package.check`.
 
         Raises:
             PackageError: no such folder, not a package, an invalid manifest, or a file that has changed.
@@ -72,7 +79,7 @@ class Package:
                 "`edgetx export` wrote"
             )
         package = cls(folder, Manifest.read(folder / MANIFEST))
-        package.check("crc32" if check else None)
+        package.check(digest if check else None)
         return package
 
     @property

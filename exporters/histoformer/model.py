@@ -30,8 +30,8 @@ from edgetx.errors import InputError
 from edgetx.exporters._pictures import Extension, Places, crop
 
 MULTIPLE = 8
-EXTENSION = Extension(MULTIPLE)
 """Of height and width: three levels, each half as large as the one before."""
+EXTENSION = Extension(MULTIPLE)
 
 CHANNELS = 3
 """Of the picture; the code's reductions of the picture have no other number."""
