@@ -11,9 +11,10 @@ import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import msgspec
 
 from edgetx.errors import InputError, UnavailableError
 
@@ -45,8 +46,7 @@ _INFINITY_BITS = {"float16": 0x7C00, "bfloat16": 0x7F80}
 _SPEC = re.compile(r"^(?P<name>[A-Za-z_]\w*)=(?P<dtype>\w+)\[(?P<dims>[^\]]*)\]$")
 
 
-@dataclass(frozen=True, slots=True)
-class SymbolRange:
+class SymbolRange(msgspec.Struct, frozen=True):
     """The sizes that a symbolic dimension may take: `min <= size <= max` and `size % step == 0`.
 
     `max=None` means that only memory limits it.
@@ -68,8 +68,7 @@ class SymbolRange:
         return f"{self.min} to {upper}{step}"
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+class TensorSpec(msgspec.Struct, frozen=True):
     """Name, dtype and shape of one tensor; a dimension is a fixed int or a symbol such as `"batch"`."""
 
     name: str
@@ -107,8 +106,7 @@ class TensorSpec:
         return f"{self.name}={self.dtype}[{','.join(map(str, self.shape))}]"
 
 
-@dataclass(frozen=True, slots=True)
-class IOSpec:
+class IOSpec(msgspec.Struct, frozen=True):
     """What goes in and out of a model, and the range of every symbol that its inputs name.
 
     Outputs may have symbols of their own: sizes that depend on the data, such as `detections`.
@@ -116,7 +114,7 @@ class IOSpec:
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    symbols: Mapping[str, SymbolRange] = field(default_factory=dict)
+    symbols: Mapping[str, SymbolRange] = msgspec.field(default_factory=dict)
 
     def check(self, feeds: Feeds, *, nan: bool = True) -> dict[str, int]:
         """Hold `feeds` (name -> array with `.dtype` and `.shape`) against the inputs.
@@ -209,8 +207,7 @@ class Processor(Protocol):
         """The settings, JSON-serialisable; `type(self)(**to_dict())` gives an equal processor."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(msgspec.Struct, frozen=True):
     """What a package is opened for: a runtime's device and its settings.
 
     Attributes:

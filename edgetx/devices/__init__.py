@@ -216,6 +216,4 @@ def bench(
 
 def at(target: Target, processor: str) -> Target:
     """`target` on another processor."""
-    import dataclasses
-
-    return dataclasses.replace(target, device=processor)
+    return msgspec.structs.replace(target, device=processor)

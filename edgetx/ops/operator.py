@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+
+import msgspec
 
 from edgetx.errors import ExportError
 
@@ -24,8 +25,7 @@ MINIMUM_IR_VERSION = 10
 """The first that has `overload`, which tells the bodies of one operator apart."""
 
 
-@dataclass(frozen=True, slots=True)
-class Operator:
+class Operator(msgspec.Struct, frozen=True):
     """One operator; `package` holds `attributes`, `bodies` and `cost`, and for a `torch_name` two more.
 
     Those modules are imported on use: `definition` and `translation` need torch, `bodies` needs onnx_ir.

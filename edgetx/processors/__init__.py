@@ -1,13 +1,12 @@
 """Numpy-only pre- and post-processing: a file in, tensors out, and back to an answer.
 
-A processor is a frozen dataclass of plain settings; the manifest stores it as `{"kind": kind, **settings}`.
+A processor is a frozen struct of plain settings; the manifest stores it as `{"kind": kind, **settings}`.
 Each kind is imported when a package has it, Pillow only when an image is read.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +91,7 @@ def from_dict(stored: Mapping[str, Any]) -> Processor:
     if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(f"kind: expected one of {', '.join(_KINDS)}, got {kind!r}")
     cls: Any = __getattr__(_KINDS[kind])
-    known = [field.name for field in fields(cls)]
+    known = cls.__struct_fields__
     if unknown := [name for name in settings if name not in known]:
         raise InputError(f"{unknown[0]}: not a setting of {kind}; it has {', '.join(known) or 'none'}")
     try:

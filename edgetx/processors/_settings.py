@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
 from typing import Any
+
+import msgspec
 
 from edgetx.core import IOSpec, TensorSpec
 from edgetx.errors import InputError
@@ -27,5 +28,6 @@ def is_number(value: Any) -> bool:
 
 def settings(processor: Any) -> dict[str, Any]:
     return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in asdict(processor).items()
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in msgspec.structs.asdict(processor).items()
     }

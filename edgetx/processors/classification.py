@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from edgetx.core import IOSpec, SymbolRange, TensorSpec
 from edgetx.errors import InputError
@@ -23,8 +24,7 @@ MAX_RESIZED_PIXELS = 2**27
 """Resizing never makes more pixels than this (400 MB): a 1x20000 image is an error instead."""
 
 
-@dataclass(frozen=True)
-class _ImageProcessor:
+class _ImageProcessor(msgspec.Struct, frozen=True):
     """An RGB image file -> one float tensor `[1, 3, height, width]`, as timm's evaluation transform does.
 
     Attributes:
@@ -57,7 +57,7 @@ class _ImageProcessor:
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)) or len(value) != length or not all(map(is_number, value)):
                 raise InputError(f"{name}: expected {length} numbers, got {value!r}")
-            object.__setattr__(self, name, tuple(value))
+            msgspec.structs.force_setattr(self, name, tuple(value))
         if not all(isinstance(side, int) and side > 0 for side in self.size):
             raise InputError(f"size: expected two positive integers, got {self.size!r}")
         if not all(deviation > 0 for deviation in self.std):
@@ -170,8 +170,7 @@ def _centre_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     return image.crop((left, top, left + width, top + height))
 
 
-@dataclass(frozen=True)
-class ImageClassification(_ImageProcessor):
+class ImageClassification(_ImageProcessor, frozen=True):
     """`_ImageProcessor`, then the most probable classes of logits `[1, classes]`.
 
     Attributes:
@@ -193,7 +192,7 @@ class ImageClassification(_ImageProcessor):
                 raise InputError(f"labels: expected a list of names or null, got {self.labels!r}")
             if not all(isinstance(label, str) for label in self.labels):
                 raise InputError("labels: expected only names; some entries are not strings")
-            object.__setattr__(self, "labels", tuple(self.labels))
+            msgspec.structs.force_setattr(self, "labels", tuple(self.labels))
         if not isinstance(self.top_k, int) or isinstance(self.top_k, bool) or self.top_k < 1:
             raise InputError(f"top_k: expected a positive integer, got {self.top_k!r}")
 
@@ -232,8 +231,7 @@ class ImageClassification(_ImageProcessor):
         ]
 
 
-@dataclass(frozen=True)
-class ImageFeatures(_ImageProcessor):
+class ImageFeatures(_ImageProcessor, frozen=True):
     """`_ImageProcessor`, then shapes and statistics of the outputs: backbones and feature extractors."""
 
     kind: ClassVar[str] = "image-features"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from edgetx.core import IOSpec
 from edgetx.errors import InputError
@@ -25,8 +26,7 @@ logger = logging.getLogger(__name__)
 BOXES, SCORES, LABELS = "boxes", "scores", "labels"
 
 
-@dataclass(frozen=True)
-class PointCloudDetection:
+class PointCloudDetection(msgspec.Struct, frozen=True):
     """A sweep -> `points` float32 `[points, columns]`; `boxes`, `scores` and `labels` -> detections.
 
     Attributes:
@@ -52,8 +52,8 @@ class PointCloudDetection:
     def __post_init__(self) -> None:
         if self.columns not in (4, 5) or isinstance(self.columns, bool):
             raise InputError(f"columns: expected 4 or 5, got {self.columns!r}")
-        object.__setattr__(self, "point_range", _numbers("point_range", self.point_range, 6))
-        object.__setattr__(self, "pillar", _numbers("pillar", self.pillar, 3))
+        msgspec.structs.force_setattr(self, "point_range", _numbers("point_range", self.point_range, 6))
+        msgspec.structs.force_setattr(self, "pillar", _numbers("pillar", self.pillar, 3))
         if any(self.point_range[axis] >= self.point_range[axis + 3] for axis in range(3)):
             raise InputError(
                 f"point_range: expected x0 < x1, y0 < y1 and z0 < z1, got {list(self.point_range)}"
@@ -70,7 +70,7 @@ class PointCloudDetection:
             or not all(isinstance(name, str) and name for name in self.classes)
         ):
             raise InputError(f"classes: expected a list of names, got {self.classes!r}")
-        object.__setattr__(self, "classes", tuple(self.classes))
+        msgspec.structs.force_setattr(self, "classes", tuple(self.classes))
         if not isinstance(self.velocity, bool):
             raise InputError(f"velocity: expected true or false, got {self.velocity!r}")
 

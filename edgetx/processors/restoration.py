@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from edgetx.core import IOSpec, TensorSpec
 from edgetx.errors import InputError
@@ -23,8 +24,7 @@ _LUMA = (0.299, 0.587, 0.114)
 """ITU-R BT.601, the weights of Pillow's mode L."""
 
 
-@dataclass(frozen=True)
-class ImageRestoration:
+class ImageRestoration(msgspec.Struct, frozen=True):
     """A picture of any size -> `[1, channels, height, width]`, and `scale` times its size back.
 
     Attributes:
@@ -62,7 +62,7 @@ class ImageRestoration:
                 raise InputError(f"{name}: expected one of {', '.join(map(str, CHANNELS))}, got {value!r}")
         if not is_number(self.value_range) or self.value_range <= 0:
             raise InputError(f"value_range: expected a positive number, got {self.value_range!r}")
-        object.__setattr__(self, "value_range", float(self.value_range))
+        msgspec.structs.force_setattr(self, "value_range", float(self.value_range))
         if self.tiling not in TILING:
             raise InputError(f"tiling: expected one of {', '.join(TILING)}, got {self.tiling!r}")
         for name in ("input", "output", "regions"):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
 
 from edgetx.core import DTYPES, IOSpec
 from edgetx.errors import InputError, UnavailableError
@@ -55,8 +56,7 @@ def summarise(outputs: Mapping[str, Any]) -> list[dict[str, Any]]:
     return summary
 
 
-@dataclass(frozen=True)
-class Tensors:
+class Tensors(msgspec.Struct, frozen=True):
     """Raw arrays: an `.npy` file for a model of one input, or an `.npz` file with one array per input."""
 
     kind: ClassVar[str] = "tensors"

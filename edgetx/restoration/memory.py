@@ -16,9 +16,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from edgetx import __version__
 from edgetx.benchmark.machine import memory_available, peak_memory
@@ -205,7 +206,12 @@ def why_not(target: Target) -> str | None:
 
 
 def _probe(folder: Path, runtime: str | None, target: Target, side: int) -> int:
-    request = {"package": str(folder), "runtime": runtime, "target": asdict(target), "side": side}
+    request = {
+        "package": str(folder),
+        "runtime": runtime,
+        "target": msgspec.structs.asdict(target),
+        "side": side,
+    }
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-m", "edgetx.restoration.probe", json.dumps(request)],

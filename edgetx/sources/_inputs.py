@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 
@@ -86,7 +87,7 @@ def photographs(processor: ImageProcessor, io: IOSpec, paths: Sequence[Path]) ->
         feeds.append({spec.name: np.ascontiguousarray(np.concatenate([singles[0], second]))})
         used = 2
     for size in _other_sizes(processor.size, spec, io):
-        other = dataclasses.replace(processor, size=size, resize_size=None)
+        other = msgspec.structs.replace(processor, size=size, resize_size=None)
         feeds.append({spec.name: other.preprocess(str(paths[used % len(paths)]), io)[spec.name]})
         used += 1
     feeds.extend({spec.name: single} for single in singles[used:])

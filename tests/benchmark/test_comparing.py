@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 import shutil
 
 import msgspec
@@ -169,7 +170,8 @@ def test_compare_command_measures_packages(classifier, tmp_path):
     options = ("--threads", 1, "--runs", 16, "--rounds", 8, "--threshold", 500)
     result = invoke("bench", "compare", classifier, copy, *options)
     assert result.exit_code == 0, result.stderr
-    assert "8 and 8 interleaved rounds" in result.stdout
+    took = re.search(r"(\d+) and \1 interleaved rounds", result.stdout)  # the noisier, the more
+    assert took is not None and 8 <= int(took[1]) <= 8 * significance.MOST, result.stdout
 
 
 def test_packages_of_different_models_are_not_measured(classifier, tmp_path):
