@@ -58,7 +58,6 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
             f"DAT-light x2 was calibrated on crops of {len(PHOTOS)} photographs of scikit-image, halved by "
             "Pillow's bicubic filter; PSNR is that of the luma on outputs rounded to 8 bits, without 2 "
             "pixels at each border.",
-            "each border.",
             digits.NOTE,
         ],
     )

@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -17,8 +18,8 @@ import numpy as np
 import edgetx
 from benchmarks.record import Goal, Progress, Record
 from edgetx import capi, pipeline
-from edgetx.ops import library
 
+ROOT = Path(__file__).parents[1]
 TITLE = "Start-up, threads and the C library"
 
 OURS = """
@@ -48,8 +49,11 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     package = pipeline.export("swin_tiny", pretrained=False, output=folder / "swin_tiny.edgetx")
     image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
     np.save(folder / "image.npy", image)
+    progress("making a wheel and an environment for it")
+    wheel = _wheel(folder)
+    python = _bare(folder / "bare", wheel)
     progress("starting processes")
-    ours, bare = _start_up(package.path, folder / "image.npy", threads, max(rounds, 5))
+    ours, bare = _start_up(python, package.path, folder / "image.npy", threads, max(rounds, 5))
     progress("eight threads")
     one, eight = _threads(package.path, image, threads, max(runs // 2, 16), rounds)
     progress("the C library")
@@ -69,7 +73,7 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
         ),
         Goal(
             what="installed size of edgetx, native libraries included",
-            measured=_installed(),
+            measured=_unpacked(wheel),
             unit="MB",
             at_most=15,
         ),
@@ -77,20 +81,22 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     return Record(title=TITLE, reports={}, goals=goals)
 
 
-def _start_up(package: Path, image: Path, threads: int, rounds: int) -> tuple[float, float]:
+def _start_up(python: Path, package: Path, image: Path, threads: int, rounds: int) -> tuple[float, float]:
     """Median milliseconds from starting a process to its end right after the first result: ours, bare.
 
-    The first round brings the files into memory, and compiles a checkout's modules, as pip compiles those of
-    a wheel.
+    The first round brings the files into memory.
     """
-    operators = str(library.path())
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    ask = [str(python), "-c", "from edgetx.ops import library; print(library.path())"]
+    operators = subprocess.run(
+        ask, check=True, capture_output=True, text=True, env=environment, cwd=package.parent
+    ).stdout.strip()
     durations: dict[str, list[float]] = {OURS: [], BARE: []}
     for index in range(rounds + 1):
         for code in (OURS, BARE) if index % 2 else (BARE, OURS):
             start = perf_counter()
-            command = [sys.executable, "-c", code, str(package), str(image), str(threads), operators]
-            subprocess.run(command, check=True, env=environment)
+            command = [str(python), "-c", code, str(package), str(image), str(threads), operators]
+            subprocess.run(command, check=True, env=environment, cwd=package.parent)
             if index:
                 durations[code].append((perf_counter() - start) * 1e3)
     return statistics.median(durations[OURS]), statistics.median(durations[BARE])
@@ -144,26 +150,26 @@ def _c_calls(folder: Path, runs: int, rounds: int) -> tuple[float, float]:
     return ours, bare
 
 
-def _installed() -> float:
-    """Megabytes of a wheel's files, unpacked."""
-    import tempfile
-    import zipfile
-
+def _wheel(folder: Path) -> Path:
+    """A wheel of this checkout."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "wheel",
-            "-q",
-            "--no-deps",
-            "--no-build-isolation",
-            "-w",
-            folder,
-            ".",
-        ]
-        subprocess.run(command, check=True, env={**os.environ, "PATH": path})
-        (wheel,) = Path(folder).glob("*.whl")
-        with zipfile.ZipFile(wheel) as archive:
-            return sum(each.file_size for each in archive.infolist()) / 1e6
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*build, "-w", str(folder), str(ROOT)], check=True, env={**os.environ, "PATH": path})
+    (wheel,) = folder.glob("edgetx-*.whl")
+    return wheel
+
+
+def _bare(folder: Path, wheel: Path) -> Path:
+    """The Python of an environment with `edgetx[ort]` and what it asks for, nothing else."""
+    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+    python = folder / "bin" / "python"
+    constraints = ROOT / "constraints" / "dev.txt"
+    install = [str(python), "-m", "pip", "install", "-q", "-c", str(constraints)]
+    subprocess.run([*install, f"edgetx[ort] @ {wheel.as_uri()}"], check=True)
+    return python
+
+
+def _unpacked(wheel: Path) -> float:
+    """Megabytes of a wheel's files."""
+    with zipfile.ZipFile(wheel) as archive:
+        return sum(each.file_size for each in archive.infolist()) / 1e6

@@ -442,6 +442,8 @@ def test_run_on_a_folder_and_a_glob(classifier, tmp_path):
     for empty in (tmp_path, tmp_path / "*.png"):
         result = invoke("run", classifier, empty)
         assert result.exit_code == 2 and "holds no images" in result.stderr
+    result = invoke("run", classifier, "")
+    assert result.exit_code == 2 and "a path is empty" in result.stderr
 
 
 def test_run_writes_one_output_file_for_one_input(classifier, tmp_path):

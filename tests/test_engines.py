@@ -259,7 +259,7 @@ def test_engines_of_a_changed_model_are_stale(package: Package) -> None:
     changed = msgspec.structs.replace(
         package.manifest, files={**package.manifest.files, "model.onnx": FileEntry(sha256="0" * 64, size=1)}
     )
-    assert engines.model_digest(Package(package.path, changed)) != digest
+    assert engines.model_digest(Package(package.folder, changed)) != digest
 
 
 @pytest.fixture
@@ -364,7 +364,7 @@ def _pictures(package: Package, **changes: Any) -> Package:
         symbols={"batch": SymbolRange(), "height": SymbolRange(min=4, max=12, step=4)},
     )
     manifest = msgspec.structs.replace(package.manifest, io=IOEntry.of(io), **changes)
-    return Package(package.path, manifest)
+    return Package(package.folder, manifest)
 
 
 def test_usual_profiles_come_from_the_model_and_the_golden_input(package: Package) -> None:
@@ -405,7 +405,7 @@ def test_a_size_that_nothing_is_known_of(package: Package) -> None:
     io = IOSpec((TensorSpec("x", "float32", ("pillars", 4)),), package.io.outputs)
     manifest = msgspec.structs.replace(package.manifest, io=IOEntry.of(io), files={})
     with pytest.raises(InputError, match=r"which sizes pillars .* --range pillars=MIN:BEST:MAX"):
-        engines.choose(Package(package.path, manifest), Request())
+        engines.choose(Package(package.folder, manifest), Request())
 
 
 @pytest.mark.parametrize(("text", "expected"), [("a=1:2:3", Range(1, 2, 3)), ("a = 5", Range(5, 5, 5))])

@@ -173,6 +173,15 @@ class TestLibraries:
         assert reference.architecture == "swin"
         assert reference.name == "swin_tiny_patch4_window7_224"
 
+    def test_a_folder_may_have_the_name_of_a_model(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "flatformer_tiny").mkdir()
+        assert sources.load("flatformer_tiny", pretrained=False).architecture == "flatformer"
+        (tmp_path / "flatformer_tiny" / "config.json").write_text("{}")
+        assert "flatformer_tiny" in error_of("flatformer_tiny")
+
     def test_users_images(self) -> None:
         paths = samples.photographs()
         reference = sources.load(TINY, pretrained=False, images=[paths[2]])

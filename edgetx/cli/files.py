@@ -16,11 +16,13 @@ def find(inputs: Sequence[str], suffixes: Collection[str], what: str) -> tuple[l
     Of a folder those with one of the `suffixes` are taken; a file that is named itself need not exist.
 
     Raises:
-        InputError: a folder or glob holds none; `what` says of what.
+        InputError: a folder or glob holds none, or a path is empty; `what` says of what.
     """
     files: list[Path] = []
     several = len(inputs) > 1
     for text in inputs:
+        if not text:
+            raise InputError(f"a path is empty; give a file, a folder or a glob of {what}")
         path = Path(text)
         if path.is_dir():
             found = sorted(each for each in path.iterdir() if each.suffix.lower() in suffixes)

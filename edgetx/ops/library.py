@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgetx import ops
 from edgetx.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NAME = "libedgetx_ort.so"
 VARIABLE = "EDGETX_OPS_LIBRARY"
@@ -30,25 +33,31 @@ def path() -> str | None:
         UnavailableError: `EDGETX_OPS_LIBRARY` names a file that does not exist.
     """
     if chosen := os.environ.get(VARIABLE):
-        if not Path(chosen).is_file():
+        if not os.path.isfile(chosen):
             raise UnavailableError(
                 f"{VARIABLE} is {chosen!r}, which is no file; set it to a {NAME} or unset it"
             )
         return chosen
-    found = find(NAME)
-    return None if found is None else str(found)
+    return _find(NAME)
 
 
 def find(name: str) -> Path | None:
     """A native file that was installed with edgetx, or in a checkout one of `build/dev`."""
+    from pathlib import Path
+
+    found = _find(name)
+    return None if found is None else Path(found)
+
+
+def _find(name: str) -> str | None:
     # An editable install has several folders here: Python sources and what was built. importlib.resources
     # knows them too, but brings tempfile, shutil and the archive formats into every start.
-    folders = [Path(folder) for folder in ops.__path__]
-    checkouts = [
-        root for root in (folder.parents[1] for folder in folders) if (root / "CMakeLists.txt").is_file()
-    ]
-    candidates = [*folders, *(root / "build" / "dev" for root in checkouts)]
-    return next((folder / name for folder in candidates if (folder / name).is_file()), None)
+    folders = list(ops.__path__)
+    roots = [os.path.dirname(os.path.dirname(folder)) for folder in folders]
+    checkouts = [root for root in roots if os.path.isfile(os.path.join(root, "CMakeLists.txt"))]
+    candidates = [*folders, *(os.path.join(root, "build", "dev") for root in checkouts)]
+    files = (os.path.join(folder, name) for folder in candidates)
+    return next((file for file in files if os.path.isfile(file)), None)
 
 
 def why_not() -> str | None:
@@ -68,10 +77,10 @@ def why_not() -> str | None:
 def why_no_kernels(library: str | Path | None) -> str | None:
     """None if the GPU kernels that the native file `library` launches are there, else how to get them."""
     if chosen := os.environ.get(KERNELS_VARIABLE):
-        if Path(chosen).is_file():
+        if os.path.isfile(chosen):
             return None
         return f"{KERNELS_VARIABLE} is {chosen!r}, which is no file; set it to a {KERNELS} or unset it"
-    if library is not None and Path(library).with_name(KERNELS).is_file():
+    if library is not None and os.path.isfile(os.path.join(os.path.dirname(library), KERNELS)):
         return None
     return (
         f"{KERNELS} is missing, the operators' kernels compiled for every GPU; build it with "

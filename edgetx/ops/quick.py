@@ -1,9 +1,9 @@
 """Quick-deployable TensorRT plugins (10.9 and later): engines carry their kernels and need no library to run.
 
-`register` declares `WindowAttention` to TensorRT's Python API `tensorrt.plugin`. While an engine is built,
-TensorRT calls what is declared, which compiles the Triton kernel to PTX, and keeps the PTX in the engine.
-Such a plugin has one kernel and a fixed number of inputs: each number of inputs is a plugin of its own
-(`WindowAttention1` to `WindowAttention4`), and `GroupAttention`, which needs two kernels, is none.
+`register` declares the plugins of `edgetx.ops.window_attention.quick` and `edgetx.ops.group_attention.quick`
+to TensorRT's Python API `tensorrt.plugin`. While an engine is built, TensorRT calls what is declared, which
+compiles the Triton kernel to PTX, and keeps the PTX in the engine. Such a plugin has one kernel, a fixed
+number of inputs and an output that nobody has cleared; `rename` turns the operators' nodes into theirs.
 
 The functions that are declared were run here in the Python bindings of TensorRT, without its library; no
 engine has been built from them.
@@ -14,30 +14,26 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgetx.errors import EdgetxError, InputError
-from edgetx.ops import gpu
 from edgetx.ops.aot import compiler
-from edgetx.ops.aot.configs import FAMILIES, WINDOW, Config, Family, configs
-from edgetx.ops.window_attention.attributes import WindowAttentionAttributes
+from edgetx.ops.aot.configs import FAMILIES, Config, Family, configs
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-NAMESPACE, NAME = "edgetx", "WindowAttention"
-INPUTS = ("qkv", "bias", "head_scale", "pad_value")
+NAMESPACE = "edgetx"
+OPERATORS = {
+    "WindowAttention": "edgetx.ops.window_attention.quick",
+    "GroupAttention": "edgetx.ops.group_attention.quick",
+}
+"""The operators that become plugins, and the modules with `rename`, `plugins` and what they declare."""
 DTYPES = {"FLOAT": "fp32", "HALF": "fp16", "BF16": "bf16"}
 """TensorRT's names of element types, and Triton's."""
-SINGLE = ("keep", "drop_axis", "drop_both")
-PAIRS = ("window", "kv_window", "shift", "pad_to")
-FIELDS: dict[str, type] = {
-    "num_heads": int, "head_size": int, "mask": str, "mask_value": float, "qk_norm": str,
-    "shift_when_single": str, "scale": float, "pad": str,
-}  # fmt: skip
-"""Attributes with one value; PAIRS have two."""
 
+_FORMATS = {"fp32": "FP32", "fp16": "FP16", "bf16": "BF16"}
 _PARAMETER = re.compile(r"^\s*\.param [^\n]*?(?P<name>\w+_param_(?P<index>\d+)),?\n", re.MULTILINE)
 
 
@@ -48,6 +44,26 @@ class Quick(NamedTuple):
     ptx: str
     threads: int
     shared: int
+
+
+class Plugin(NamedTuple):
+    """What is declared of one plugin.
+
+    Attributes:
+        inputs: the names of its tensors.
+        fields: of its attributes, by name.
+        outputs: from tensors and attributes: the descriptions of the outputs.
+        combinations: from tensors and attributes: the element types of inputs and outputs as TensorRT writes
+            them, and how many tactics there are.
+        implement: from tensors, attributes and the tactic, from 1: kernel, blocks of the grid, and integers
+            that the kernel is given between inputs and outputs.
+    """
+
+    inputs: Sequence[str]
+    fields: Mapping[str, Any]
+    outputs: Callable[[Sequence[Any], dict[str, Any]], Any]
+    combinations: Callable[[Sequence[Any], dict[str, Any]], tuple[str, int]]
+    implement: Callable[[Sequence[Any], dict[str, Any], int], tuple[Quick, Any, Sequence[Any]]]
 
 
 def why_not(trt: Any) -> str | None:
@@ -61,10 +77,9 @@ def why_not(trt: Any) -> str | None:
 
 
 def rename(model: ir.Model) -> None:
-    """Give every `WindowAttention` the name of the plugin for its number of inputs."""
-    for node in model.graph:
-        if node.domain == NAMESPACE and node.op_type == NAME:
-            node.op_type = f"{NAME}{len(node.inputs)}"
+    """Turn the nodes of the operators into those of their plugins."""
+    for module in map(importlib.import_module, OPERATORS.values()):
+        module.rename(model)
 
 
 def family_of(compute: str) -> Family:
@@ -80,89 +95,53 @@ def family_of(compute: str) -> Family:
     raise InputError(f"no kernels are made for compute capability {compute}; accepted: {known}")
 
 
-def fitting(a: WindowAttentionAttributes, channels: int, dtype: str, family: Family) -> list[Config]:
-    """The shipped configurations with the smallest block that holds the heads, for TensorRT to time.
+def fitting(
+    operator: str, kernel: str, variant: int, dtype: str, sizes: tuple[int, int], family: Family
+) -> list[Config]:
+    """The shipped configurations with the smallest block that holds such heads, for TensorRT to time.
 
     Raises:
-        EdgetxError: no kernel holds heads of this size.
+        EdgetxError: no kernel holds them.
     """
-    sizes = (a.head_size, a.value_size(channels))
-    variant = int(a.qk_norm == "l2")
     found = [
         config
         for config in configs(family.capabilities[0])
-        if (config.kernel, config.dtype, config.variant) == (WINDOW, dtype, variant)
+        if (config.kernel, config.dtype, config.variant) == (kernel, dtype, variant)
         and config.size >= max(sizes)
         and not any(size % config.align for size in sizes)
     ]
     if not found:
-        raise EdgetxError(f"no kernel of WindowAttention takes heads of {sizes} channels in {dtype}")
+        raise EdgetxError(f"no kernel of {operator} takes heads of {sizes} channels in {dtype}")
     best = min((config.size, -config.align) for config in found)
     return [config for config in found if (config.size, -config.align) == best]
 
 
 def compile_kernel(
-    a: WindowAttentionAttributes, inputs: int, channels: int, config: Config, family: Family
+    function: Any, types: Mapping[str, str], constants: Mapping[str, Any], config: Config, family: Family
 ) -> Quick:
-    """The kernel of a node, whose arguments are its inputs, the map's height and width, and its output."""
-    from edgetx.ops.window_attention import quick_kernel as kernels
-    from edgetx.ops.window_attention import triton_kernel
+    """A kernel as TensorRT launches it.
 
-    function = kernels.edgetx_window_attention
-    flags = sum(
-        flag
-        for flag, given in zip(
-            (triton_kernel.HAS_BIAS, triton_kernel.HAS_SCALE, triton_kernel.HAS_PAD, triton_kernel.HAS_MASK),
-            (inputs > 1, inputs > 2, inputs > 3, a.has_mask),
-            strict=True,
-        )
-        if given
-    )
-    constants = constants_of(a, channels, config, flags)
+    Args:
+        function: the kernel.
+        types: of the arguments that TensorRT gives, in Triton's words; the others are compiled in, or taken
+            out of the PTX, which never reads them then.
+        constants: by name.
+        config: its tile tells warps and stages.
+        family: the GPUs.
+
+    Raises:
+        EdgetxError: the kernel needs scratch memory, or reads what it is not given.
+    """
+    names = function.arg_names
     signature = {
-        name: "constexpr"
-        if name in constants
-        else "i32"
-        if name in ("height", "width")
-        else f"*{config.dtype}"
-        for name in function.arg_names
+        name: "constexpr" if name in constants else types.get(name, f"*{config.dtype}") for name in names
     }
     made = compiler.to_ptx(function, signature, constants, config.tile, family)
     if made.metadata.global_scratch_size or made.metadata.profile_scratch_size:
         raise EdgetxError(f"{config} needs scratch memory, which TensorRT does not give")
-    absent = set(range(inputs, len(INPUTS)))
-    kept = set(range(len(INPUTS) + 3)) - absent
+    kept = {index for index, name in enumerate(names) if name in types}
     ptx = only(compiler.unbound(made.asm["ptx"]), kept)
     return Quick(made.metadata.name, ptx, 32 * made.metadata.num_warps, made.metadata.shared)
-
-
-def constants_of(a: WindowAttentionAttributes, channels: int, config: Config, flags: int) -> dict[str, Any]:
-    """What is known when the kernel of a node is compiled."""
-    pad = (1, 1) if a.pad == "none" else a.pad_to
-    return {
-        "PAD_Y": pad[0],
-        "PAD_X": pad[1],
-        "ROLLS_PADDED": a.pad != "after_roll",
-        "SHIFT_Y": a.shift[0],
-        "SHIFT_X": a.shift[1],
-        "SINGLE": SINGLE.index(a.shift_when_single),
-        "HEADS": a.num_heads,
-        "SIZE": a.head_size,
-        "VALUE_SIZE": a.value_size(channels),
-        "WINDOW_Y": a.window[0],
-        "WINDOW_X": a.window[1],
-        "KV_Y": a.kv_window[0],
-        "KV_X": a.kv_window[1],
-        "FLAGS": flags,
-        "SCALE": a.scale,
-        "MASK_VALUE": a.mask_value,
-        "NORM": a.qk_norm == "l2",
-        "UPCAST": False,
-        "ALIGN": config.align,
-        "BLOCK_Q": config.tile.queries,
-        "BLOCK_K": config.tile.keys,
-        "BLOCK_D": config.size,
-    }
 
 
 def only(ptx: str, kept: set[int]) -> str:
@@ -200,32 +179,20 @@ def register(trt: Any, compute: str, lazy: bool = False) -> list[str]:
     if (reason := why_not(trt)) is not None:
         raise EdgetxError(reason)
     family = family_of(compute)
-    plugins = importlib.import_module(f"{trt.__name__}.plugin")
+    api = importlib.import_module(f"{trt.__name__}.plugin")
     names = []
-    for count in range(1, len(INPUTS) + 1):
-        name = f"{NAME}{count}"
-        for kind, function in _declared(plugins, count, family).items():
-            decorate = getattr(plugins, kind)(
-                f"{NAMESPACE}::{name}", **({"lazy_register": lazy} if kind == "register" else {})
-            )
-            decorate(function)
-        names.append(name)
+    for module in map(importlib.import_module, OPERATORS.values()):
+        for name, plugin in module.plugins(api, family).items():
+            for kind, function in _declared(api, plugin).items():
+                lately = {"lazy_register": lazy} if kind == "register" else {}
+                getattr(api, kind)(f"{NAMESPACE}::{name}", **lately)(function)
+            names.append(name)
     return names
 
 
-def _declared(plugins: Any, count: int, family: Family) -> dict[str, Callable[..., Any]]:
-    """What is declared of the plugin with `count` inputs."""
-    import numpy as np
-    from numpy.typing import NDArray
-
-    pair: Any = NDArray[np.int32]
-    kinds: dict[str, Any] = {**FIELDS, **dict.fromkeys(PAIRS, pair)}
-    names = INPUTS[:count]
-
-    def attributes(values: dict[str, Any]) -> WindowAttentionAttributes:
-        return WindowAttentionAttributes.from_onnx(
-            {key: tuple(map(int, value)) if key in PAIRS else value for key, value in values.items()}
-        )
+def _declared(api: Any, plugin: Plugin) -> dict[str, Callable[..., Any]]:
+    """The functions that TensorRT calls, with the signatures that it reads."""
+    count, kinds = len(plugin.inputs), plugin.fields
 
     def split(
         arguments: Sequence[Any], named: dict[str, Any]
@@ -235,39 +202,28 @@ def _declared(plugins: Any, count: int, family: Family) -> dict[str, Callable[..
 
     def describe(*arguments: Any, **named: Any) -> Any:
         tensors, values, _ = split(arguments, named)
-        out = tensors[0].like()
-        # qkv has channels of queries and keys too, which the output lacks.
-        out.shape_expr[3] = tensors[0].shape_expr[3] - 2 * values["num_heads"] * values["head_size"]
-        return out
+        return plugin.outputs(tensors, values)
 
     def combinations(*arguments: Any, **named: Any) -> Any:
         tensors, values, _ = split(arguments, named)
-        dtype = tensors[0].dtype.name
-        found = fitting(attributes(values), _channels(tensors[0]), DTYPES[dtype], family)
-        # A tactic is a tile, from 1.
-        name = {"FLOAT": "FP32", "HALF": "FP16"}.get(dtype, dtype)
-        types = ", ".join([name] * (count + 1))
-        return [plugins.AutoTuneCombination(types, "LINEAR", list(range(1, len(found) + 1)))]
+        types, tactics = plugin.combinations(tensors, values)
+        return [api.AutoTuneCombination(types, "LINEAR", list(range(1, tactics + 1)))]
 
     def implement(*arguments: Any, **named: Any) -> Any:
         tensors, values, (_, tactic) = split(arguments, named)
-        a, channels = attributes(values), _channels(tensors[0])
-        found = fitting(a, channels, DTYPES[tensors[0].dtype.name], family)
-        config = found[max(tactic, 1) - 1]
-        kernel = compile_kernel(a, count, channels, config, family)
-        batch, height, width, _ = tensors[0].shape_expr
-        params = plugins.KernelLaunchParams()
-        params.grid_x = batch * _windows(plugins, a, height, width) * (_blocks(a, config.tile) * a.num_heads)
-        params.block_x, params.shared_mem = kernel.threads, kernel.shared
-        extra = plugins.SymIntExprs.from_tuple([plugins.SymInt32(height), plugins.SymInt32(width)])
+        kernel, blocks, numbers = plugin.implement(tensors, values, max(tactic, 1))
+        params = api.KernelLaunchParams()
+        params.grid_x, params.block_x, params.shared_mem = blocks, kernel.threads, kernel.shared
+        extra = api.SymIntExprs.from_tuple([api.SymInt32(number) for number in numbers])
         return kernel.name, kernel.ptx, params, extra
 
-    tensor, several = plugins.TensorDesc, tuple[plugins.TensorDesc]
-    describe.__signature__ = _signature({**dict.fromkeys(names, tensor), **kinds}, tensor)  # type: ignore[attr-defined]
-    given = {**dict.fromkeys(names, tensor), **kinds, "outputs": several}
-    combinations.__signature__ = _signature(given, list[plugins.AutoTuneCombination])  # type: ignore[attr-defined]
-    answer = tuple[str, str, plugins.KernelLaunchParams, plugins.SymExprs]
-    implement.__signature__ = _signature({**given, "tactic": int}, answer)  # type: ignore[attr-defined]
+    tensor, several = api.TensorDesc, tuple[api.TensorDesc]
+    given = {**dict.fromkeys(plugin.inputs, tensor), **kinds}
+    described = {**given, "outputs": several}
+    describe.__signature__ = _signature(given, tensor)  # type: ignore[attr-defined]
+    combinations.__signature__ = _signature(described, list[api.AutoTuneCombination])  # type: ignore[attr-defined]
+    answer = tuple[str, str, api.KernelLaunchParams, api.SymExprs]
+    implement.__signature__ = _signature({**described, "tactic": int}, answer)  # type: ignore[attr-defined]
     return {"register": describe, "autotune": combinations, "aot_impl": implement}
 
 
@@ -279,21 +235,19 @@ def _signature(kinds: dict[str, Any], answer: Any) -> inspect.Signature:
     )
 
 
-def _channels(qkv: Any) -> int:
-    """The channels of qkv, which are the same for every size of map."""
-    channels = int(qkv.shape[3])
-    if channels < 1:
-        raise EdgetxError("the channels of WindowAttention's qkv must be known when an engine is built")
-    return channels
+def channels(tensor: Any, axis: int, what: str) -> int:
+    """The channels of a tensor, which are the same for every size of the input.
+
+    Raises:
+        EdgetxError: they are not known while the engine is built.
+    """
+    found = int(tensor.shape[axis])
+    if found < 1:
+        raise EdgetxError(f"the channels of {what} must be known when an engine is built")
+    return found
 
 
-def _blocks(a: WindowAttentionAttributes, tile: gpu.Tile) -> int:
-    return -(-a.query_tokens // tile.queries)
-
-
-def _windows(plugins: Any, a: WindowAttentionAttributes, height: Any, width: Any) -> Any:
-    """Windows of one map of symbolic sizes."""
-    pads = a.window if a.pad == "none" else a.pad_to
-    down = plugins.cdiv(height, pads[0]) * (pads[0] // a.window[0])
-    across = plugins.cdiv(width, pads[1]) * (pads[1] // a.window[1])
-    return down * across
+def types(tensors: Sequence[Any], integers: int = 0) -> str:
+    """The formats of the floating-point inputs, of so many int32 ones behind them, and of the output."""
+    name = _FORMATS[DTYPES[tensors[0].dtype.name]]
+    return ", ".join([*[name] * (len(tensors) - integers), *["INT32"] * integers, name])

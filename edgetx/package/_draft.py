@@ -119,7 +119,7 @@ class Draft:
             _write(self.path / MANIFEST, sealed)
         except OSError as error:
             raise self._translate(error) from error
-        return Package(self.path, Manifest.read(self.path / MANIFEST))
+        return Package(str(self.path), Manifest.read(self.path / MANIFEST))
 
     def publish(self) -> Package:
         """Rename the draft to its destination; the previous package is replaced only here.
@@ -137,7 +137,7 @@ class Draft:
         except OSError as error:
             raise self._translate(error) from error
         shutil.rmtree(self._previous, ignore_errors=True)
-        return Package(self.output, Manifest.read(self.output / MANIFEST))
+        return Package(str(self.output), Manifest.read(self.output / MANIFEST))
 
     def check(self) -> None:
         """Whether the destination is free or may be replaced, before any work is done for it.
@@ -197,7 +197,7 @@ def amend(package: Package, manifest: Manifest) -> Package:
             temporary.unlink(missing_ok=True)
     except OSError as error:
         raise _translate(package.path, error) from error
-    return Package(package.path, Manifest.read(package.path / MANIFEST))
+    return Package(package.folder, Manifest.read(package.path / MANIFEST))
 
 
 def _write(path: Path, manifest: Manifest) -> None:

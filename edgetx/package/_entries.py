@@ -3,7 +3,7 @@
 # Annotations are not postponed: msgspec would compile each at the first read, 3 ms of every start-up.
 
 import math
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
@@ -81,14 +81,14 @@ class FileEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
     crc32: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}$")] | None = None
 
     @classmethod
-    def of(cls, file: Path) -> "FileEntry":
+    def of(cls, file: "str | os.PathLike[str]") -> "FileEntry":
         """The entry of a file on disk, read once.
 
         Raises:
             OSError: it cannot be read.
         """
         identity, checksum = digests(file)
-        return cls(sha256=identity, size=file.stat().st_size, crc32=checksum)
+        return cls(sha256=identity, size=os.stat(file).st_size, crc32=checksum)
 
 
 class OutputVerdictEntry(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):

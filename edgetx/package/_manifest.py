@@ -3,9 +3,9 @@
 # Annotations are not postponed: msgspec would compile each at the first read, 3 ms of every start-up.
 
 import datetime
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -135,7 +135,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         return msgspec.structs.replace(self, profiles=tuple(map(ProfileEntry.of, profiles)))
 
     @classmethod
-    def read(cls, path: Path) -> "Manifest":
+    def read(cls, path: "str | os.PathLike[str]") -> "Manifest":
         """Read and validate a `manifest.json`.
 
         Raises:
@@ -143,7 +143,8 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
                 message names the field.
         """
         try:
-            data = path.read_bytes()
+            with open(path, "rb") as stream:
+                data = stream.read()
         except OSError as error:
             raise PackageError(f"cannot read {path}: {error.strerror}") from error
         try:
@@ -153,7 +154,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         if not isinstance(raw, dict):
             raise PackageError(f"{path} holds a JSON {type(raw).__name__}, not an edgetx manifest")
         if "schema_version" not in raw:
-            raise PackageError(f"{path.name}: missing required field schema_version (in {path})")
+            raise PackageError(f"{os.path.basename(path)}: missing required field schema_version (in {path})")
         version = raw["schema_version"]
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise PackageError(
@@ -163,43 +164,43 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         try:
             manifest = msgspec.convert(raw, cls)
         except msgspec.ValidationError as error:
-            raise PackageError(f"{path.name}: {_explain(str(error), raw)} (in {path})") from error
+            raise PackageError(
+                f"{os.path.basename(path)}: {_explain(str(error), raw)} (in {path})"
+            ) from error
         manifest._validate(path)
         return manifest
 
-    def _validate(self, path: Path) -> None:
+    def _validate(self, path: "str | os.PathLike[str]") -> None:
+        file = os.path.basename(path)
         for name in self.files:
-            parts = PurePosixPath(name).parts
+            parts = name.split("/")
             if (
-                not parts
-                or ".." in parts
-                or name != "/".join(parts)
-                or parts[0] == "/"
+                not {"", ".", ".."}.isdisjoint(parts)
                 or re.search(r"[\\:\0]", name)
                 or parts[0] in ("engines", MANIFEST)
             ):
                 raise PackageError(
-                    f"{path.name}: field files[{name!r}]: expected a path inside the package folder, with "
+                    f"{file}: field files[{name!r}]: expected a path inside the package folder, with "
                     f"forward slashes and without '..' (in {path})"
                 )
         if MODEL not in self.files:
-            raise PackageError(f"{path.name}: field files: {MODEL} is missing (in {path})")
+            raise PackageError(f"{file}: field files: {MODEL} is missing (in {path})")
         try:
             self.to_processor()
         except InputError as error:
-            raise PackageError(f"{path.name}: field processor.{error} (in {path})") from error
+            raise PackageError(f"{file}: field processor.{error} (in {path})") from error
         for index, profile in enumerate(self.profiles):
             try:
                 profile.to_core()
             except InputError as error:
-                raise PackageError(f"{path.name}: field profiles[{index}]: {error} (in {path})") from error
+                raise PackageError(f"{file}: field profiles[{index}]: {error} (in {path})") from error
         if (self.precision in ("int8", "fp8")) != (self.quantization is not None):
             raise PackageError(
-                f"{path.name}: field quantization: expected with precision int8 or fp8 and with no other, "
+                f"{file}: field quantization: expected with precision int8 or fp8 and with no other, "
                 f"got {'one' if self.quantization else 'none'} with {self.precision} (in {path})"
             )
         if (reason := self._why_no_chain()) is not None:
-            raise PackageError(f"{path.name}: field {reason} (in {path})")
+            raise PackageError(f"{file}: field {reason} (in {path})")
 
     @property
     def operator_precision(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
@@ -16,6 +15,8 @@ from edgetx.package._manifest import MANIFEST, MODEL, Manifest
 from edgetx.package.digests import crc32, sha256
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
 
     from edgetx.core import Verdict
@@ -39,12 +40,12 @@ class Package(msgspec.Struct, frozen=True):
     package.io.inputs, package.verdict, package.golden()
 
     Attributes:
-        path: the folder.
+        folder: where it lies; `path` is the same as a `pathlib.Path`.
         manifest: what it is.
         graph: the ONNX file in it that this is about; another one than the whole model's for a stage.
     """
 
-    path: Path
+    folder: str
     manifest: Manifest
     graph: str = MODEL
 
@@ -66,18 +67,27 @@ class Package(msgspec.Struct, frozen=True):
         Raises:
             PackageError: no such folder, not a package, an invalid manifest, or a file that has changed.
         """
-        folder = Path(path)
-        if not folder.is_dir():
-            what = "is a file" if folder.exists() else "does not exist"
+        given = os.fspath(path)
+        folder = given.rstrip(os.sep) or given or os.curdir
+        if not os.path.isdir(folder):
+            what = "is a file" if os.path.exists(folder) else "does not exist"
             raise PackageError(f"package {folder} {what}; give the folder that `edgetx export` wrote")
-        if not (folder / MANIFEST).is_file():
+        manifest = os.path.join(folder, MANIFEST)
+        if not os.path.isfile(manifest):
             raise PackageError(
                 f"{folder} is not an edgetx package: it has no {MANIFEST}; give the folder that "
                 "`edgetx export` wrote"
             )
-        package = cls(folder, Manifest.read(folder / MANIFEST))
+        package = cls(folder, Manifest.read(manifest))
         package.check(digest if check else None)
         return package
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        from pathlib import Path  # 10 ms of a start-up, and to open and run a package nobody needs it
+
+        return Path(self.folder)
 
     @property
     def name(self) -> str:
@@ -129,9 +139,9 @@ class Package(msgspec.Struct, frozen=True):
                         if file in (stage.file, f"{stage.file}.data")
                     },
                 )
-                return Package(self.path, manifest, stage.file)
+                return Package(self.folder, manifest, stage.file)
         raise InputError(
-            f"package {self.path} has no stage {name!r}; it has {', '.join(self.stages) or 'none'}"
+            f"package {self.folder} has no stage {name!r}; it has {', '.join(self.stages) or 'none'}"
         )
 
     @property
@@ -165,22 +175,23 @@ class Package(msgspec.Struct, frozen=True):
             PackageError: names the file that is missing, or whose size or digest differs.
         """
         for name, entry in self.manifest.files.items():
-            file = self.path / name
+            file = os.path.join(self.folder, name)
             try:
-                size = file.stat().st_size
+                size = os.stat(file).st_size
                 difference = _difference(file, entry, digest) if size == entry.size else None
             except OSError as error:
                 raise PackageError(
-                    f"package {self.path}: {name} cannot be read ({error.strerror}); copy or export it again"
+                    f"package {self.folder}: {name} cannot be read ({error.strerror}); "
+                    "copy or export it again"
                 ) from error
             if size != entry.size:
                 raise PackageError(
-                    f"package {self.path}: {name} has {size} bytes, the manifest says {entry.size}; "
+                    f"package {self.folder}: {name} has {size} bytes, the manifest says {entry.size}; "
                     "copy or export it again"
                 )
             if difference is not None:
                 raise PackageError(
-                    f"package {self.path}: {name} has changed since it was written ({difference}); "
+                    f"package {self.folder}: {name} has changed since it was written ({difference}); "
                     "copy or export it again"
                 )
 
@@ -194,7 +205,7 @@ class Package(msgspec.Struct, frozen=True):
 
         file = self.path / GOLDEN
         if GOLDEN not in self.manifest.files:
-            raise PackageError(f"package {self.path} has no {GOLDEN}; export the model again to add one")
+            raise PackageError(f"package {self.folder} has no {GOLDEN}; export the model again to add one")
         cases: dict[int, tuple[dict[str, Any], dict[str, Any]]] = {}
         io = self.io
         dtypes = (
@@ -224,7 +235,7 @@ class Package(msgspec.Struct, frozen=True):
         return [Case(*cases[index]) for index in sorted(cases)]
 
 
-def _difference(file: Path, entry: FileEntry, digest: Literal["crc32", "sha256"] | None) -> str | None:
+def _difference(file: str, entry: FileEntry, digest: Literal["crc32", "sha256"] | None) -> str | None:
     """How the file's digest differs from the recorded one; None if it does not."""
     if digest is None:
         return None

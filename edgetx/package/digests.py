@@ -6,13 +6,12 @@ import os
 import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
-from pathlib import Path
 
 BLOCK = 1 << 20
 """Bytes read at a time: both digests let other threads run for blocks as large as this."""
 
 
-def crc32(file: Path) -> str:
+def crc32(file: str | os.PathLike[str]) -> str:
     """CRC-32 as of zlib, gzip and PNG: 8 lowercase hexadecimal digits.
 
     Raises:
@@ -26,12 +25,12 @@ def crc32(file: Path) -> str:
     return f"{value:08x}"
 
 
-def sha256(file: Path) -> str:
+def sha256(file: str | os.PathLike[str]) -> str:
     """SHA-256: 64 lowercase hexadecimal digits; raises as `crc32`."""
     return digests(file)[0]
 
 
-def digests(file: Path) -> tuple[str, str]:
+def digests(file: str | os.PathLike[str]) -> tuple[str, str]:
     """SHA-256 and CRC-32 of a file that is read once; raises as `crc32`."""
     import hashlib  # opening a package needs it only where the manifest has no CRC-32
 
@@ -43,7 +42,7 @@ def digests(file: Path) -> tuple[str, str]:
 
 
 @cache
-def _native() -> Callable[[Path], int] | None:
+def _native() -> Callable[[str | os.PathLike[str]], int] | None:
     """The native library's CRC-32 of a file, if it is there: the other threads never wait for this one."""
     import ctypes
 
@@ -57,7 +56,7 @@ def _native() -> Callable[[Path], int] | None:
     function.argtypes = ctypes.c_char_p, ctypes.POINTER(ctypes.c_uint32)
     function.restype = ctypes.c_int
 
-    def crc32(file: Path) -> int:
+    def crc32(file: str | os.PathLike[str]) -> int:
         value = ctypes.c_uint32()
         if error := function(os.fsencode(file), ctypes.byref(value)):
             raise OSError(error, os.strerror(error), str(file))
@@ -66,9 +65,9 @@ def _native() -> Callable[[Path], int] | None:
     return crc32
 
 
-def _blocks(file: Path) -> Iterator[memoryview]:
+def _blocks(file: str | os.PathLike[str]) -> Iterator[memoryview]:
     """The file's bytes, each block valid until the next is asked for."""
     block = memoryview(bytearray(BLOCK))
-    with file.open("rb", buffering=0) as stream:
+    with open(file, "rb", buffering=0) as stream:
         while count := stream.readinto(block):
             yield block[:count]

@@ -18,7 +18,7 @@ PLUGIN, QUICK = "plugin", "quick"
 CHOICES = (*VARIANTS, PLUGIN, QUICK)
 """`primitive` and `attention` are bodies; `plugin` keeps the operators that have one as plugin layers, and
 `quick` as plugin layers whose kernels the engine carries."""
-QUICK_OPERATORS = ("WindowAttention",)
+QUICK_OPERATORS = ("WindowAttention", "GroupAttention")
 ATTENTION_OPSET = 23
 
 

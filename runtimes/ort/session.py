@@ -12,7 +12,6 @@ import re
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import onnxruntime
@@ -112,8 +111,8 @@ class OrtSession(Session):
         options.add_session_config_entry("session.force_spinning_stop", "1")
         if self._target.profile is not None:
             options.enable_profiling = True
-            options.profile_file_prefix = str(Path(self._target.profile) / "ort")
-            options.optimized_model_filepath = str(Path(self._target.profile) / "optimized.onnx")
+            options.profile_file_prefix = os.path.join(self._target.profile, "ort")
+            options.optimized_model_filepath = os.path.join(self._target.profile, "optimized.onnx")
         if self._kernels.operators:
             from edgetx.ops import library
 
@@ -132,11 +131,12 @@ class OrtSession(Session):
             available = onnxruntime.get_available_providers()
             index = {"device_id": str(self._device_index)}
             providers = [*((name, index) for name in names if name in available), *providers]
+        model = os.path.join(package.folder, package.graph)
         try:
-            session = onnxruntime.InferenceSession(str(package.model_path), options, providers=providers)
+            session = onnxruntime.InferenceSession(model, options, providers=providers)
         except Exception as error:  # pybind11 exceptions without a common base
             raise PackageError(
-                f"{engine} cannot load {package.model_path}: {_first_line(error)}; "
+                f"{engine} cannot load {model}: {_first_line(error)}; "
                 "upgrade onnxruntime, or export the package again"
             ) from error
         if self._provider is not None and session.get_providers()[0] != PROVIDERS[self._provider]:

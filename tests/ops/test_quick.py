@@ -16,10 +16,13 @@ import pytest
 
 from edgetx.errors import EdgetxError, InputError
 from edgetx.ops import gpu
+from edgetx.ops.group_attention.attributes import GroupAttentionAttributes
 from edgetx.ops.window_attention.attributes import WindowAttentionAttributes
 
 pytest.importorskip("triton")
 from edgetx.ops import quick
+from edgetx.ops.group_attention import quick as quick_group
+from edgetx.ops.window_attention import quick as quick_window
 
 CHILD = Path(__file__).with_name("quick_child.py")
 LINKED = {
@@ -92,19 +95,86 @@ def test_the_kernel_agrees_with_the_definition(a: dict[str, Any], size: tuple[in
     padded = attributes.padded(*size)
     grid = (padded[0] // 4) * (padded[1] // 4) * triton.cdiv(16, 16) * 2
     pointers = [qkv, *given, *[qkv] * (4 - inputs)]
-    constants = quick.constants_of(attributes, 48, config, flags)  # type: ignore[arg-type]
+    constants = quick_window.constants_of(attributes, 48, config, flags)  # type: ignore[arg-type]
     quick_kernel.edgetx_window_attention[(grid,)](*pointers, *size, out, **constants)
     torch.testing.assert_close(out, wanted, atol=4e-6, rtol=1e-5)
+
+
+@pytest.mark.skipif(not gpu.interpreted(), reason="needs TRITON_INTERPRET=1")
+@pytest.mark.parametrize(
+    ("activation", "groups", "slots", "sizes"),
+    [
+        ("softmax", 3, 20, (8, 8)),
+        ("relu2", 2, 37, (8, 16)),
+        ("softmax", 1, 1, (16, 8)),
+        ("softmax", 0, 4, (8, 8)),
+    ],
+)
+def test_groups_agree_with_the_definition(
+    activation: Any, groups: int, slots: int, sizes: tuple[int, int]
+) -> None:
+    """Slots of a group, empty slots, tokens in two groups and in none; then the Gather by `inverse`."""
+    torch = pytest.importorskip("torch")
+    import triton
+
+    from edgetx.ops import group_attention
+    from edgetx.ops.group_attention import quick_kernel
+
+    attributes = GroupAttentionAttributes(num_heads=2, activation=activation).with_scale(2 * sizes[0])
+    torch.manual_seed(0)
+    tokens = 50
+    q, k = torch.randn(2, tokens, 2 * sizes[0])
+    v = torch.randn(tokens, 2 * sizes[1])
+    members = torch.randint(-1, tokens - 5, (groups, slots), dtype=torch.int32)  # five are in no group
+    inverse = torch.full((tokens,), -1, dtype=torch.int32)
+    for slot, token in enumerate(members.flatten().tolist()):
+        if token >= 0:
+            inverse[token] = slot
+    wanted = group_attention.apply(attributes, q, k, v, members, inverse)
+    config = SimpleNamespace(align=8, tile=gpu.Tile(16, 16), size=16)
+    out = torch.full((groups * slots + 1, 2 * sizes[1]), torch.nan)
+    grid = (groups + 1) * triton.cdiv(slots, 16) * 2
+    constants = quick_group.constants_of(attributes, sizes, config)  # type: ignore[arg-type]
+    quick_kernel.edgetx_group_attention[(grid,)](q, k, v, members, groups, slots, out, **constants)
+    assert not out.isnan().any() and not out[-1].any()
+    torch.testing.assert_close(out[inverse.long()], wanted, atol=4e-6, rtol=1e-5)
+
+
+def test_nodes_become_those_of_plugins() -> None:
+    """In the graph, a Gather after the plugin gives what the operator gives; all else stays."""
+    ir = pytest.importorskip("onnx_ir")
+    floats, numbers = ir.TensorType(ir.DataType.FLOAT), ir.TensorType(ir.DataType.INT32)
+    q, k, v = (ir.Value(name=name, type=floats, shape=ir.Shape(["t", 16])) for name in "qkv")
+    groups = ir.Value(name="groups", type=numbers, shape=ir.Shape(["g", "s"]))
+    inverse = ir.Value(name="inverse", type=numbers, shape=ir.Shape(["t"]))
+    a = GroupAttentionAttributes(num_heads=2, scale=0.5)
+    node = ir.node(
+        "GroupAttention", [q, k, v, groups, inverse], a.to_onnx(), domain="edgetx", name="attention"
+    )
+    after = ir.node("Relu", [node.outputs[0]], name="after")
+    inputs = [q, k, v, groups, inverse]
+    graph = ir.Graph(inputs, after.outputs, nodes=[node, after], opset_imports={"": 20, "edgetx": 1})
+    quick.rename(ir.Model(graph, ir_version=10))
+    slots, gather, last = graph
+    assert (slots.domain, slots.op_type, slots.inputs) == ("edgetx", "GroupAttentionSlots", (q, k, v, groups))
+    assert (
+        slots.attributes["num_heads"].as_int() == 2
+        and slots.attributes["activation"].as_string() == "softmax"
+    )
+    assert (gather.op_type, gather.inputs) == ("Gather", (slots.outputs[0], inverse))
+    assert last.inputs == (gather.outputs[0],)
 
 
 def test_the_ptx_takes_what_tensorrt_gives() -> None:
     """Pointers of the inputs, two integers, the output's pointer; assembled for an Orin, without spills."""
     found = child("compiled")
-    for count in (2, 4):
-        kernel = found[str(count)]
-        assert kernel["order"] == [*[".u64"] * count, ".u32", ".u32", ".u64"]
-        assert (kernel["configs"], kernel["threads"], kernel["spilled"]) == (2, 128, 0)
-        assert kernel["name"] == "edgetx_window_attention"
+    for which, name, inputs in (("2", "window", 2), ("4", "window", 4), ("groups", "group", 4)):
+        kernel = found[which]
+        assert kernel["order"] == [*[".u64"] * inputs, ".u32", ".u32", ".u64"]
+        assert (kernel["configs"], kernel["threads"], kernel["spilled"]) == (
+            (2, 128, 0) if name == "window" else (1, 128, 0)
+        )
+        assert kernel["name"] == f"edgetx_{name}_attention"
         assert 0 < kernel["shared"] <= 48 * 1024
         assert kernel["cubin"] > 1000
 
@@ -125,7 +195,8 @@ def test_what_tensorrts_own_api_is_told(tmp_path: Path) -> None:
             check=True,
         )
     told = child("declared", LD_LIBRARY_PATH=str(tmp_path))
-    assert told["names"] == [f"WindowAttention{count}" for count in (1, 2, 3, 4)]
+    assert told["names"] == [*(f"WindowAttention{count}" for count in (1, 2, 3, 4)), "GroupAttentionSlots"]
+    told, groups = told["window"], told["groups"]
     assert (told["types"], told["tactics"]) == (["FP16"] * 3, [1, 2])
     assert told["kernel"] == "edgetx_window_attention" and ".target sm_80" in told["ptx"]
     assert told["extra"] == ["height", "width"]
@@ -134,6 +205,13 @@ def test_what_tensorrts_own_api_is_told(tmp_path: Path) -> None:
     # 9 by 8 windows of 49 queries, one block of 64 each, three heads.
     assert eval(told["grid"], dict(sizes)) == 5 * 9 * 8 * 3
     assert [eval(each, dict(sizes)) for each in told["output"]] == [5, 57, 56, 96]
+    assert (groups["types"], groups["tactics"]) == ([*["FP16"] * 3, "INT32", "FP16"], [1])
+    assert groups["kernel"] == "edgetx_group_attention" and ".target sm_80" in groups["ptx"]
+    assert groups["extra"] == ["groups", "slots"] and groups["block"] == "128"
+    sizes = {"groups": 10, "slots": 69, "tokens": 600}
+    # Ten groups and the zeros behind them, three blocks of 32 slots each, eight heads.
+    assert eval(groups["grid"], dict(sizes)) == 11 * 3 * 8
+    assert [eval(each, dict(sizes)) for each in groups["output"]] == [691, 128]
 
 
 def test_what_cannot_be() -> None:
@@ -146,7 +224,7 @@ def test_what_cannot_be() -> None:
         quick.family_of("6.1")
     a = WindowAttentionAttributes(num_heads=1, head_size=256, window=(7, 7))
     with pytest.raises(EdgetxError, match=r"takes heads of \(256, 256\) channels in fp16"):
-        quick.fitting(a, 768, "fp16", quick.family_of("8.7"))
+        quick_window.fitting(a, 768, "fp16", quick.family_of("8.7"))
     ptx = ".visible .entry k(\n\t.param .u64 k_param_0,\n\t.param .u64 k_param_1\n)\n{\nld [k_param_1];\n}\n"
     with pytest.raises(EdgetxError, match="reads k_param_1, which TensorRT does not give"):
         quick.only(ptx, {0})

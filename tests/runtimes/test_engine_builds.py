@@ -165,7 +165,7 @@ def test_profiles_come_from_the_manifest(swin: Package) -> None:
         ProfileEntry.of(Profile({"height": Range(32, 32, most), "width": Range(32, 32, most)}, 0.5))
         for most in (32, 64)
     )
-    package = Package(swin.path, msgspec.structs.replace(swin.manifest, profiles=own))
+    package = Package(swin.folder, msgspec.structs.replace(swin.manifest, profiles=own))
     engine = edgetx.build(package, compute=["8.6"], ranges={"batch": Range(1, 1, 2)})
     assert [each["height"].max for each in engine.profiles] == [32, 64]
 

@@ -377,10 +377,15 @@ def test_load_needs_no_export_side(make_package: Any) -> None:
 
 
 def test_loading_imports_what_the_package_needs(make_package: Any) -> None:
-    """Start-up is paid by every process: no other runtime or processor, nothing that writes packages."""
+    """Start-up is paid by every process: no other runtime or processor, nothing that writes packages.
+
+    Nor two modules of Python's that are slow to import and slow to use, unless the engine brings them.
+    """
     code = (
-        "import sys, edgetx; edgetx.load(sys.argv[1]).close()\n"
-        "print(*(name for name in sys.modules if name.startswith('edgetx.')))"
+        "import sys, numpy, onnxruntime; before = set(sys.modules)\n"
+        "import edgetx; edgetx.load(sys.argv[1]).close()\n"
+        "print(*(name for name in {*sys.modules} - before if name.startswith('edgetx.')),\n"
+        "      *({'dataclasses', 'pathlib'} & {*sys.modules} - before))"
     )
     package = make_package(processor={"kind": "tensors"})
     done = subprocess.run(
@@ -394,6 +399,8 @@ def test_loading_imports_what_the_package_needs(make_package: Any) -> None:
         "runtimes.tensorrt",
         "files",
         "images",
+        "dataclasses",
+        "pathlib",
     )
     loaded = done.stdout.split()
     assert "edgetx.runtimes.ort.session" in loaded

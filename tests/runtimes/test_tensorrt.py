@@ -132,7 +132,7 @@ def test_a_gpu_that_a_version_does_not_know(machine: Callable[..., None]) -> Non
 
 def test_the_key_names_gpu_driver_and_bodies(machine: Callable[..., None], swin: Package) -> None:
     machine(ORIN)
-    half = Package(swin.path, msgspec.structs.replace(swin.manifest, precision="float16"))
+    half = Package(swin.folder, msgspec.structs.replace(swin.manifest, precision="float16"))
     key = RUNTIME.key(half, ("8.7",), [{"batch": Range(1, 1, 8)}])
     assert key == {
         "model": engines.model_digest(swin),

@@ -35,15 +35,14 @@ def chain_kernel(inverse, first, following, tokens, BLOCK: tl.constexpr):
     tl.store(following + token, before, mask=slot >= 0)
 
 
-@triton.jit(do_not_specialize=gpu.numbers(7, 12))
-def group_attention_kernel(
+@triton.jit
+def attend(
     q,
     k,
     v,
     groups,
-    first,
-    following,
-    out,
+    query,
+    head,
     slots,
     heads,
     size,
@@ -51,29 +50,17 @@ def group_attention_kernel(
     scale,
     SOFTMAX: tl.constexpr,
     UPCAST: tl.constexpr,
-    ALIGN: tl.constexpr,
     BLOCK_Q: tl.constexpr,
     BLOCK_K: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
-    """Grid: groups · query blocks · heads; `slots` is S.
+    """What one head's queries, the tokens `query` of one group or -1, get from the group's `slots` tokens.
 
-    `size` and `value_size` are multiples of ALIGN, and at most BLOCK_D.
+    `groups` points to the group's first slot. Gives float32 `[BLOCK_Q, BLOCK_D]`.
     """
-    size = size // ALIGN * ALIGN  # tells the compiler how wide its loads may be
-    value_size = value_size // ALIGN * ALIGN
-    program = tl.program_id(0)
-    head = program % heads
-    program = program // heads
-    blocks = tl.cdiv(slots, BLOCK_Q)
-    group = (program // blocks).to(tl.int64)
-    slot = program % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
     channel = tl.arange(0, BLOCK_D)
     known = (channel < size)[None, :]
     value_known = (channel < value_size)[None, :]
-
-    groups += group * slots
-    query = tl.load(groups + slot, mask=slot < slots, other=-1).to(tl.int64)
     place = query[:, None] * (heads * size) + head * size + channel[None, :]
     queries = tl.load(q + place, mask=(query >= 0)[:, None] & known, other=0.0)
 
@@ -112,6 +99,65 @@ def group_attention_kernel(
             result += tl.dot(weights, values, input_precision="ieee")
     if SOFTMAX:
         result /= tl.where(total > 0, total, 1.0)[:, None]
+    return result
+
+
+@triton.jit(do_not_specialize=gpu.numbers(7, 12))
+def group_attention_kernel(
+    q,
+    k,
+    v,
+    groups,
+    first,
+    following,
+    out,
+    slots,
+    heads,
+    size,
+    value_size,
+    scale,
+    SOFTMAX: tl.constexpr,
+    UPCAST: tl.constexpr,
+    ALIGN: tl.constexpr,
+    BLOCK_Q: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    """Grid: groups · query blocks · heads; `slots` is S.
+
+    `size` and `value_size` are multiples of ALIGN, and at most BLOCK_D.
+    """
+    size = size // ALIGN * ALIGN  # tells the compiler how wide its loads may be
+    value_size = value_size // ALIGN * ALIGN
+    program = tl.program_id(0)
+    head = program % heads
+    program = program // heads
+    blocks = tl.cdiv(slots, BLOCK_Q)
+    group = (program // blocks).to(tl.int64)
+    slot = program % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    channel = tl.arange(0, BLOCK_D)
+    value_known = (channel < value_size)[None, :]
+
+    groups += group * slots
+    query = tl.load(groups + slot, mask=slot < slots, other=-1).to(tl.int64)
+    result = attend(
+        q,
+        k,
+        v,
+        groups,
+        query,
+        head,
+        slots,
+        heads,
+        size,
+        value_size,
+        scale,
+        SOFTMAX,
+        UPCAST,
+        BLOCK_Q,
+        BLOCK_K,
+        BLOCK_D,
+    )
     result = result.to(out.dtype.element_ty)
 
     token = tl.load(first + group * slots + slot, mask=query >= 0, other=-1).to(tl.int64)
