@@ -44,7 +44,7 @@ outputs = session.run(None, {"image": np.load(sys.argv[2])})
 
 
 def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progress) -> Record:
-    """Measure; start-up is a process each time, so `rounds` of them are started."""
+    """Measure; start-up is a process each time, so four times `rounds` of them are started."""
     progress("exporting swin_tiny")
     package = pipeline.export("swin_tiny", pretrained=False, output=folder / "swin_tiny.edgetx")
     image = np.random.default_rng(0).normal(size=(1, 3, 224, 224)).astype(np.float32)
@@ -53,14 +53,17 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     wheel = _wheel(folder)
     python = _bare(folder / "bare", wheel)
     progress("starting processes")
-    ours, bare = _start_up(python, package.path, folder / "image.npy", threads, max(rounds, 5))
+    ours, bare, added = _start_up(python, package.path, folder / "image.npy", threads, 4 * rounds)
     progress("eight threads")
     one, eight = _threads(package.path, image, threads, max(runs // 2, 16), rounds)
     progress("the C library")
     call, bare_call = _c_calls(folder, runs * 20, rounds)
     goals = [
         Goal(
-            what="start-up to first result minus a bare script", measured=ours - bare, unit="ms", at_most=60.0
+            what=f"start-up to first result minus a bare script, median of {4 * rounds} pairs of processes",
+            measured=added,
+            unit="ms",
+            at_most=60.0,
         ),
         Goal(what="start-up to first result", measured=ours, unit="ms"),
         Goal(what="the bare script", measured=bare, unit="ms"),
@@ -81,10 +84,13 @@ def run(folder: Path, *, threads: int, runs: int, rounds: int, progress: Progres
     return Record(title=TITLE, reports={}, goals=goals)
 
 
-def _start_up(python: Path, package: Path, image: Path, threads: int, rounds: int) -> tuple[float, float]:
-    """Median milliseconds from starting a process to its end right after the first result: ours, bare.
+def _start_up(
+    python: Path, package: Path, image: Path, threads: int, rounds: int
+) -> tuple[float, float, float]:
+    """Median milliseconds from starting a process to its end right after the first result.
 
-    The first round brings the files into memory.
+    Ours, bare, and what ours adds to the bare one that ran beside it: from one minute to the next the machine
+    changes by more than that. The first round brings the files into memory.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     ask = [str(python), "-c", "from edgetx.ops import library; print(library.path())"]
@@ -99,7 +105,8 @@ def _start_up(python: Path, package: Path, image: Path, threads: int, rounds: in
             subprocess.run(command, check=True, env=environment, cwd=package.parent)
             if index:
                 durations[code].append((perf_counter() - start) * 1e3)
-    return statistics.median(durations[OURS]), statistics.median(durations[BARE])
+    added = [ours - bare for ours, bare in zip(durations[OURS], durations[BARE], strict=True)]
+    return statistics.median(durations[OURS]), statistics.median(durations[BARE]), statistics.median(added)
 
 
 def _threads(package: Path, image: np.ndarray, threads: int, runs: int, rounds: int) -> tuple[float, float]:
