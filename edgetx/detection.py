@@ -14,7 +14,7 @@ from edgetx.package import Package
 from edgetx.points import Cloud
 from edgetx.processors import PointCloudDetection
 from edgetx.profiles import Profile, limit, pick, why_none
-from edgetx.runtimes import Chain
+from edgetx.runtimes.chain import Chain
 
 __all__ = ["Sweep", "detect", "processor_of"]
 

@@ -15,9 +15,8 @@ from importlib import import_module
 from edgetx.core import Runtime, Session, Target
 from edgetx.errors import InputError, UnavailableError
 from edgetx.package import Package
-from edgetx.runtimes.chain import Chain
 
-__all__ = ["Chain", "get", "load", "runtimes"]
+__all__ = ["get", "load", "runtimes"]
 
 _TABLE = {
     "ort": "edgetx.runtimes.ort:OrtRuntime",
@@ -63,7 +62,7 @@ def load(
         runtime: a runtime's id; None takes the first one that can run the package here.
         target: device, threads and the like; None is the CPU with the engine's defaults.
         stages: open the package's stages one by one, each on the first runtime that can run it (or all
-            on `runtime`), instead of the whole; gives a `Chain`.
+            on `runtime`), instead of the whole; gives an `edgetx.runtimes.chain.Chain`.
         check: for a folder, compare the CRC-32 of every file with the manifest, while the engine opens the
             model; a session is only handed out once they agree.
 
@@ -111,6 +110,8 @@ def _open_whole_or_stages(opened: Package, chosen: Runtime | None, wanted: Targe
         return _open(opened, chosen, wanted)
     if not opened.stages:
         raise InputError(f"package {opened.path} has no stages; export the model again with --split")
+    from edgetx.runtimes.chain import Chain
+
     return Chain(opened, lambda stage: _open(stage, chosen, wanted))
 
 

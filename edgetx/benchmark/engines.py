@@ -61,6 +61,7 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
     """The package through `edgetx.load`, as a user runs it."""
     from edgetx import runtimes
     from edgetx.package import Package
+    from edgetx.runtimes.chain import Chain
 
     target = Target(
         device=spec.device,
@@ -87,7 +88,7 @@ def open_package(spec: EngineSpec, threads: int) -> Opened:
         return {f"golden input {index}": case.inputs for index, case in enumerate(wanted)}
 
     def run(feeds: Feeds) -> Mapping[str, Any]:
-        if not isinstance(session, runtimes.Chain):
+        if not isinstance(session, Chain):
             return session.run(feeds)
         outputs, spent = session.run_timed(feeds)
         opened.spent.update(spent)

@@ -176,7 +176,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
             parts = name.split("/")
             if (
                 not {"", ".", ".."}.isdisjoint(parts)
-                or re.search(r"[\\:\0]", name)
+                or not {"\\", ":", "\0"}.isdisjoint(name)
                 or parts[0] in ("engines", MANIFEST)
             ):
                 raise PackageError(
@@ -232,7 +232,7 @@ class Manifest(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
         return None if self.processor is None else processors.from_dict(self.processor)
 
 
-_AT = re.compile(r"^(?P<reason>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?$", re.DOTALL)
+_AT = r"(?s)^(?P<reason>.*?)(?: - at `(?P<key>key in )?\$(?P<path>.*)`)?$"
 _ACCEPTED = {
     "dtype": DTYPES,
     "weights": ("pretrained", "checkpoint", "random", "in-memory"),
@@ -245,7 +245,7 @@ _MAPPINGS: Mapping[str, Any] = {
     "symbols": SymbolEntry,
     "ranges": RangeEntry,
 }
-_STEP = re.compile(r"[^.\[\]]+")
+_STEP = r"[^.\[\]]+"
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -258,14 +258,14 @@ def _fits(value: Any, kind: Any) -> bool:
 
 def _explain(message: str, raw: Mapping[str, Any]) -> str:
     """Msgspec's "Expected `str`, got `int` - at `$.io.inputs[0].dtype`", with the field first."""
-    match = _AT.match(message)
+    match = re.match(_AT, message)
     assert match is not None  # the pattern takes any text
     reason, field = match["reason"].replace("`", ""), (match["path"] or "").lstrip(".")
     if "[...]" in field:
         # Msgspec does not say which key of a mapping it was: find it.
         parent, _, rest = field.partition("[...]")
         entries: Any = raw
-        steps = _STEP.findall(parent)
+        steps = re.findall(_STEP, parent)
         for step in steps:
             entries = entries[int(step) if isinstance(entries, list) else step]
         wrong = [key for key, value in entries.items() if not _fits(value, _MAPPINGS.get(steps[-1], str))]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -19,6 +18,8 @@ def crc32(file: str | os.PathLike[str]) -> str:
     """
     if (native := _native()) is not None:
         return f"{native(file):08x}"
+    import zlib  # as hashlib below: not for every session
+
     value = 0
     for block in _blocks(file):
         value = zlib.crc32(block, value)
@@ -33,6 +34,7 @@ def sha256(file: str | os.PathLike[str]) -> str:
 def digests(file: str | os.PathLike[str]) -> tuple[str, str]:
     """SHA-256 and CRC-32 of a file that is read once; raises as `crc32`."""
     import hashlib  # opening a package needs it only where the manifest has no CRC-32
+    import zlib
 
     identity, value = hashlib.sha256(), 0
     for block in _blocks(file):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -19,7 +18,6 @@ BODIES_SINCE = (1, 27)
 """The first ONNX Runtime that tells function bodies apart by their overload."""
 
 OPTIMIZATIONS = ("none", "basic", "extended", "all")
-_DEVICE = re.compile(r"^(cpu|cuda)(?::(\d+))?$")
 
 
 def parse_device(device: str) -> tuple[str, int]:
@@ -28,10 +26,12 @@ def parse_device(device: str) -> tuple[str, int]:
     Raises:
         InputError: not `cpu`, `cuda` or `cuda:<index>`.
     """
-    match = _DEVICE.match(device)
-    if match is None or (match[1] == "cpu" and match[2]):
+    if device == "cpu":
+        return device, 0
+    match = re.match(r"^cuda(?::(\d+))?$", device)
+    if match is None:
         raise InputError(f"unknown device {device!r}; accepted: cpu, cuda, cuda:<index>")
-    return match[1], int(match[2] or 0)
+    return "cuda", int(match[1] or 0)
 
 
 PROVIDERS = {
@@ -88,11 +88,13 @@ class OrtRuntime(Runtime):
         """See `Runtime.why_not`; raises InputError for a device or an option that no machine has."""
         target = target if target is not None else Target()
         provider = parse_provider(target)
-        if importlib.util.find_spec("onnxruntime") is None:
-            return "ONNX Runtime is not installed; pip install 'edgetx[ort]' (or 'edgetx[ort-gpu]' for CUDA)"
         try:
             import onnxruntime
         except ImportError as error:
+            if error.name == "onnxruntime":
+                return (
+                    "ONNX Runtime is not installed; pip install 'edgetx[ort]' (or 'edgetx[ort-gpu]' for CUDA)"
+                )
             return f"ONNX Runtime is installed but cannot be imported ({error}); reinstall onnxruntime"
         if provider is not None and PROVIDERS[provider] not in onnxruntime.get_available_providers():
             return (
@@ -122,10 +124,11 @@ class OrtRuntime(Runtime):
 
     def version(self) -> str | None:
         """See `Runtime.version`."""
-        if importlib.util.find_spec("onnxruntime") is None:
-            return None
         from importlib.metadata import PackageNotFoundError, version
+        from importlib.util import find_spec
 
+        if find_spec("onnxruntime") is None:
+            return None
         for distribution in ("onnxruntime", "onnxruntime-gpu"):
             try:
                 return version(distribution)

@@ -251,7 +251,7 @@ def test_cuda_without_its_provider_names_the_wheel(
 
 
 def test_onnxruntime_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
     reason = OrtRuntime().why_not()
     assert reason is not None
     assert "pip install 'edgetx[ort]'" in reason
