@@ -14,6 +14,7 @@ from types import TracebackType
 
 import edgetx
 from edgetx.core import Processor
+from edgetx.demos.scratch import Scratch
 from edgetx.demos.sessions import Sessions
 from edgetx.errors import InputError
 from edgetx.package import Package
@@ -122,8 +123,8 @@ class Store:
         self.upscalers, self.classifiers, self.detectors = upscalers, classifiers, detectors
         self.examples = examples
         self._architectures = architectures
-        self._root = tempfile.TemporaryDirectory(prefix="edgetx-demo-")
-        self.folder = Path(self._root.name)
+        self._scratch = Scratch()
+        self.folder = self._scratch.path
         self.packages = self.folder / "packages"
         self.packages.mkdir()
         self._lock = threading.Lock()
@@ -144,7 +145,7 @@ class Store:
         for child in list(self._children):
             child.close()
         self.sessions.close()
-        self._root.cleanup()
+        self._scratch.close()
 
     @property
     def architectures(self) -> Mapping[str, Model]:

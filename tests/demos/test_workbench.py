@@ -28,7 +28,7 @@ _torchvision.install()
 if (reason := demos.why_not()) is not None:
     pytest.skip(reason, allow_module_level=True)
 
-from edgetx.demos import workbench  # noqa: E402
+from edgetx.demos import scratch, workbench  # noqa: E402
 from edgetx.demos.line import STEPS, Line, Said  # noqa: E402
 from edgetx.errors import InputError  # noqa: E402
 from tests.processes import descendants, running  # noqa: E402
@@ -295,8 +295,16 @@ def test_no_process_is_left(server: Any, tmp_path: Path, ending: str, when: str)
     until(begin, "the server is there")
     until(lambda: any(when in words for words in descendants(process.pid).values()), when, 120)
     started = descendants(process.pid)
+    (folder,) = tmp_path.glob(f"{scratch.PREFIX}*")
+    os.utime(folder, (0, 0))
+    assert scratch.remove_abandoned(tmp_path) == []  # its server lives
     process.send_signal(getattr(signal, ending))
     assert process.wait(20) in (0, -signal.SIGKILL)
     until(lambda: not any(map(running, started)), "every child ends", 15)
     if ending == "SIGTERM":
         assert not list(tmp_path.glob("edgetx-*"))
+    else:
+        os.utime(folder)
+        assert scratch.remove_abandoned(tmp_path) == []  # it may be of a server that has just begun
+        os.utime(folder, (0, 0))
+        assert scratch.remove_abandoned(tmp_path) == [folder] and not folder.exists()
