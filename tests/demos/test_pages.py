@@ -155,4 +155,4 @@ def test_only_uploads_are_read(served: dict[str, str], store: Any) -> None:
     for path in ("/etc/passwd", str(store.packages), "../../../../etc/passwd"):
         assert "event: error" in _ask(served["classify"], path)
         with pytest.raises(urllib.error.HTTPError, match=r"40[034]"):
-            urllib.request.urlopen(f"{served['classify']}gradio_api/file={path}", timeout=10)
+            urllib.request.urlopen(f"{served['classify']}gradio_api/file={path}", timeout=60)
