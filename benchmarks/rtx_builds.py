@@ -78,8 +78,9 @@ RUNTIME = TensorRTRTXRuntime()
 
 
 def model(name: str) -> Any:
-    """A SOURCE, or a small module in memory."""
+    """A SOURCE, or a small module in memory, whose random weights are the same in every run."""
     source = SOURCES[name]
+    torch.manual_seed(0)
     if source == "timm":
         _torchvision.install()
         transformers = importlib.import_module("timm.models.swin_transformer")
