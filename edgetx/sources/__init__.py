@@ -180,17 +180,18 @@ def at_fixed_size(reference: Reference, reason: str) -> Reference | None:
 def _resolve_name(parsed: Parsed, source: str) -> Parsed:
     if parsed.kind == "resource":
         return Parsed("file", _resource(parsed.name), parsed.options)
-    folder = Path(parsed.name) if parsed.kind == "file" else None
+    folder = Path(parsed.name)
     # A folder that is no model, a package say, may have the name of a known one.
-    if parsed.kind != "name" and (folder is None or not folder.is_dir() or (folder / "config.json").exists()):
+    other = parsed.kind == "file" and folder.is_dir() and not (folder / "config.json").exists()
+    if parsed.kind != "name" and not other:
         return parsed
     presets = {name: target for known in architectures() for name, target in known.presets.items()}
-    if folder is not None and parsed.name not in presets:
-        return parsed
     if parsed.name in presets:
         target = parse(presets[parsed.name])
         target = Parsed(target.kind, target.name, {**target.options, **parsed.options})
         return _resolve_name(target, presets[parsed.name])
+    if other:
+        return parsed
     import timm
 
     close = difflib.get_close_matches(parsed.name, presets, n=3, cutoff=0.5)

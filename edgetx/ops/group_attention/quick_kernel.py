@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from edgetx.ops.group_attention.triton_kernel import attend
+from edgetx.ops.group_attention.triton_kernel import attend, place_of_program
 
 
 @triton.jit(do_not_specialize=["count", "slots"])
@@ -38,12 +38,7 @@ def edgetx_group_attention(
         count, slots: G and S.
         out: `[G·S + 1, HEADS·VALUE_SIZE]`.
     """
-    program = tl.program_id(0)
-    head = program % HEADS
-    program = program // HEADS
-    blocks = tl.cdiv(slots, BLOCK_Q)
-    group = (program // blocks).to(tl.int64)
-    slot = program % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    group, head, slot = place_of_program(slots, HEADS, BLOCK_Q)
     channel = tl.arange(0, BLOCK_D)
     behind = group >= count
 

@@ -36,6 +36,17 @@ def chain_kernel(inverse, first, following, tokens, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def place_of_program(slots, heads, BLOCK_Q: tl.constexpr):
+    """Group, head and slots of a program in a grid of groups · query blocks · heads."""
+    program = tl.program_id(0)
+    head = program % heads
+    program = program // heads
+    blocks = tl.cdiv(slots, BLOCK_Q)
+    group = (program // blocks).to(tl.int64)
+    return group, head, program % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
+
+
+@triton.jit
 def attend(
     q,
     k,
@@ -129,12 +140,7 @@ def group_attention_kernel(
     """
     size = size // ALIGN * ALIGN  # tells the compiler how wide its loads may be
     value_size = value_size // ALIGN * ALIGN
-    program = tl.program_id(0)
-    head = program % heads
-    program = program // heads
-    blocks = tl.cdiv(slots, BLOCK_Q)
-    group = (program // blocks).to(tl.int64)
-    slot = program % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
+    group, head, slot = place_of_program(slots, heads, BLOCK_Q)
     channel = tl.arange(0, BLOCK_D)
     value_known = (channel < value_size)[None, :]
 
